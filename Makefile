@@ -1,0 +1,40 @@
+# `make demo` and `make test` set everything up themselves; repeated, they start at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest -n auto
+
+.PHONY: demo test test-slow lint bench docs clean
+
+demo: $(READY)
+	$(BIN)/eyas predict samples --save out/demo
+
+test: $(READY)
+	$(PYTEST) -m "not slow"
+
+test-slow: $(READY)
+	$(PYTEST) -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/predict_folder.py
+
+docs: $(READY)
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+# A virtual environment of its own, made once and renewed when pyproject.toml changes. Some systems ship Python
+# without ensurepip, so that `-m venv` cannot bring pip along; virtualenv then does.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "eyas needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || $(PYTHON) -m virtualenv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) out build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,81 @@
+"""eyas turns a trained vision network into one deploy graph and runs it fast on the hardware at hand.
+
+    import eyas
+
+    model = eyas.load("nanodet")
+    print(model.predict("samples/chelsea.jpg"))
+
+Importing eyas loads no runtime: names are fetched on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from eyas.annotate import draw
+    from eyas.errors import (
+        BackendError,
+        CardError,
+        EyasError,
+        ImageError,
+        ModelError,
+        OptionError,
+        SinkError,
+        SourceError,
+    )
+    from eyas.letterbox import Letterbox
+    from eyas.predictor import Model, load
+    from eyas.types import BuildSpec, Detections, Frame, ModelCard, Normalise, Prediction
+
+_HOME = {
+    "annotate": ("draw",),
+    "errors": (
+        "BackendError",
+        "CardError",
+        "EyasError",
+        "ImageError",
+        "ModelError",
+        "OptionError",
+        "SinkError",
+        "SourceError",
+    ),
+    "letterbox": ("Letterbox",),
+    "predictor": ("Model", "load"),
+    "types": ("BuildSpec", "Detections", "Frame", "ModelCard", "Normalise", "Prediction"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "BackendError",
+    "BuildSpec",
+    "CardError",
+    "Detections",
+    "EyasError",
+    "Frame",
+    "ImageError",
+    "Letterbox",
+    "Model",
+    "ModelCard",
+    "ModelError",
+    "Normalise",
+    "OptionError",
+    "Prediction",
+    "SinkError",
+    "SourceError",
+    "draw",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE:
+        return getattr(import_module(f"eyas.{_MODULE[name]}"), name)
+    raise AttributeError(f"module 'eyas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

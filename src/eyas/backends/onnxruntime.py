@@ -1,0 +1,89 @@
+"""ONNX Runtime: every platform; the CPU provider unless `providers` says otherwise."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from eyas.backends import Fitness, Outputs, check_precision, infer_in_steps
+from eyas.errors import BackendError, problem
+from eyas.graph.surgery import IMAGES, OUTPUTS, THRESHOLDS, dims_of
+from eyas.types import BuildSpec, Image
+
+CPU = "CPUExecutionProvider"
+
+
+def missing() -> str | None:
+    """The package is an extra."""
+    return None if find_spec("onnxruntime") else "pip install 'eyas[ort]' (or 'eyas[ort-gpu]')"
+
+
+def version() -> str:
+    """Of the installed package."""
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def fitness() -> Fitness:
+    """Below OpenVINO on a CPU: it has no reduced precision there."""
+    return Fitness(40, f"runs on any CPU, in fp32 (ONNX Runtime {version()})")
+
+
+def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OrtEngine:
+    """One session; options: providers=[…] as ONNX Runtime takes them."""
+    import onnxruntime as ort
+
+    check_precision(spec, {"fp32": None}, "ONNX Runtime's CPU provider")
+    providers = list(spec.options.get("providers", [CPU]))
+    wanted = {p if isinstance(p, str) else p[0] for p in providers}
+    if unknown := wanted - set(ort.get_available_providers()):
+        raise BackendError(
+            problem(
+                "this build of ONNX Runtime lacks a provider",
+                got=", ".join(sorted(unknown)),
+                expected=" | ".join(ort.get_available_providers()),
+                remedy="pip install 'eyas[ort-gpu]' for CUDA.",
+            )
+        )
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parallel = cores if spec.hint == "throughput" else 1
+    options.intra_op_num_threads = max(1, cores // parallel)
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated types
+        raise BackendError(
+            problem("ONNX Runtime refuses the model", got=str(error)[:300], expected="a graph it can run", remedy="")
+        ) from error
+    batch = dims_of(model.graph.input[0])[0]
+    return OrtEngine(session, parallel, batch if isinstance(batch, int) else None)
+
+
+class OrtEngine:
+    """One session; its `run` is safe from several threads."""
+
+    def __init__(self, session: Any, parallel: int, fixed_batch: int | None) -> None:
+        self._session = session
+        self._fixed = fixed_batch
+        self.parallel = parallel
+        provider = session.get_providers()[0].removesuffix("ExecutionProvider")
+        self.description = f"ONNX Runtime {version()}, {provider}, fp32"
+
+    def infer(self, images: Image, thresholds: NDArray[np.float32]) -> Outputs:
+        """Runs on the calling thread and ONNX Runtime's own."""
+
+        def run(now: Image, limits: NDArray[np.float32]) -> list[NDArray[Any]]:
+            return list(self._session.run(OUTPUTS, {IMAGES: now, THRESHOLDS: limits}))
+
+        return infer_in_steps(run, images, thresholds, self._fixed)
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None

@@ -1,0 +1,123 @@
+"""OpenVINO, the default: on a CPU it runs bf16 (AMX, AVX-512) where that is faster, and keeps the decode in fp32.
+
+OpenVINO's bf16 covers everything up to the last convolution or MatMul before an output and leaves what follows in
+fp32; the deploy graph has neither after the network (see `eyas.graph.head`), so coordinates are never rounded.
+"""
+
+from __future__ import annotations
+
+import queue
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from eyas.backends import Fitness, Outputs, check_precision, infer_in_steps
+from eyas.errors import BackendError, problem
+from eyas.graph.surgery import IMAGES, OUTPUTS, THRESHOLDS, dims_of
+from eyas.types import BuildSpec, Image
+
+# Our words → OpenVINO's element types, and the capability that a device lists for each.
+TYPES = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
+
+
+def missing() -> str | None:
+    """A core dependency, but a stripped installation may lack it."""
+    return None if find_spec("openvino") else "pip install openvino"
+
+
+def version() -> str:
+    """Of the installed package."""
+    import openvino
+
+    return str(openvino.__version__).split("-")[0]
+
+
+def fitness() -> Fitness:
+    """The best on a CPU."""
+    able = _capabilities(_core(), "CPU")
+    fast = "bf16 (the CPU has it)" if "bf16" in able else "fp32 (the CPU has no bf16)"
+    return Fitness(50, f"fastest on a CPU, in {fast}")
+
+
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def _capabilities(core: Any, device: str) -> dict[str, str]:
+    """The precisions that the device can run, our word → OpenVINO's."""
+    listed = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    return {ours: theirs for ours, (theirs, flag) in TYPES.items() if flag in listed}
+
+
+def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OpenVinoEngine:
+    """Compile for spec.device (default CPU). A graph with a free batch is compiled for the range asked for."""
+    import openvino as ov
+
+    core = _core()
+    device = (spec.device or "CPU").upper()
+    if device.split(".")[0].split(":")[0] not in {d.split(".")[0] for d in core.available_devices} | {"AUTO"}:
+        raise BackendError(
+            problem(
+                "OpenVINO does not know the device",
+                got=spec.device,
+                expected=" | ".join(core.available_devices),
+                remedy="Leave --device out, or choose another backend (`eyas backends`).",
+            )
+        )
+    able = _capabilities(core, device)
+    check_precision(spec, able, f"OpenVINO on {device}")
+    config = {"PERFORMANCE_HINT": spec.hint.upper()}
+    if spec.precision != "auto":
+        config["INFERENCE_PRECISION_HINT"] = able[spec.precision]
+    low, _, high = spec.batch
+    try:
+        network = core.read_model(model.SerializeToString())
+        in_graph, height, width, _ = dims_of(model.graph.input[0])
+        fixed = in_graph if isinstance(in_graph, int) else None
+        if fixed is None:
+            batch = ov.Dimension(low, high) if low < high else low
+            network.reshape({IMAGES: [batch, height, width, 3], THRESHOLDS: [batch, 2]})
+            fixed = low if low == high else None
+        compiled = core.compile_model(network, device, config | dict(spec.options))
+    except RuntimeError as error:
+        raise BackendError(
+            problem("OpenVINO refuses the model", got=str(error)[-300:], expected="a graph it can run", remedy="")
+        ) from error
+    return OpenVinoEngine(compiled, device, fixed)
+
+
+class OpenVinoEngine:
+    """One compiled model and a pool of requests, one per stream and one to spare."""
+
+    def __init__(self, compiled: Any, device: str, fixed_batch: int | None) -> None:
+        self._fixed = fixed_batch
+        self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.parallel):
+            self._requests.put(compiled.create_infer_request())
+        precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        ours = next((o for o, (theirs, _) in TYPES.items() if theirs == precision), precision)
+        self.description = f"OpenVINO {version()}, {device}, {ours}"
+
+    def infer(self, images: Image, thresholds: NDArray[np.float32]) -> Outputs:
+        """Runs on a free request; waits for one where all are busy."""
+        request = self._requests.get()
+
+        def run(now: Image, limits: NDArray[np.float32]) -> list[NDArray[Any]]:
+            request.infer({IMAGES: now, THRESHOLDS: limits}, share_inputs=True)
+            return [request.get_tensor(name).data.copy() for name in OUTPUTS]
+
+        try:
+            return infer_in_steps(run, images, thresholds, self._fixed)
+        finally:
+            self._requests.put(request)
+
+    def close(self) -> None:
+        """Free the requests, and with the last one the compiled model."""
+        while not self._requests.empty():
+            self._requests.get_nowait()

@@ -1,0 +1,216 @@
+"""Settle what a network is: from our own metadata, from Ultralytics' keys, from its shapes, or not at all.
+
+Order of authority: the user's flags, the model's own card (metadata key "eyas", JSON), Ultralytics' keys, the
+shapes. Where two readings remain, the error names both and the flag that decides.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eyas import registry
+from eyas.coco import COCO80
+from eyas.errors import CardError, OptionError, problem
+from eyas.families import Guess, family
+from eyas.graph.network import Facts
+from eyas.types import ModelCard, Normalise
+
+METADATA_KEY = "eyas"
+log = logging.getLogger("eyas")
+
+
+def settle_card(
+    facts: Facts, *, family_name: str | None = None, names: tuple[str, ...] | None = None, card: Path | None = None
+) -> ModelCard:
+    """The card of a network, given what the user says (all optional). Raises CardError where it cannot be settled.
+
+    family_name: one of `eyas info --families`. names: one per class. card: a JSON file whose fields win over
+    everything (see `card_to_dict` for its fields).
+    """
+    said = read_card(card) if card else {}
+    own = _loads(facts.metadata[METADATA_KEY], "the model's own card") if METADATA_KEY in facts.metadata else {}
+    fields = own | said | ({"family": family_name} if family_name else {}) | ({"names": names} if names else {})
+    if not fields.keys() >= {"family", "names", "normalise"}:
+        hint = _from_ultralytics(facts.metadata)
+        guessed = _recognise(facts, fields.get("family"), fields.get("names") or hint.get("names"))
+        fields = guessed | hint | fields
+    fields = fields | {"input_size": facts.size}
+    return card_from_dict(fields)
+
+
+def _from_ultralytics(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Class names from the keys that Ultralytics' exporter writes; other tasks than detection are refused."""
+    if "names" not in metadata or "stride" not in metadata:
+        return {}
+    task = metadata.get("task", "detect")
+    if task != "detect":
+        raise CardError(
+            problem(
+                "the network's task is not supported",
+                got=f"task {task!r} in the model's metadata",
+                expected="detect",
+                remedy="Export a detection model.",
+            )
+        )
+    try:
+        names = ast.literal_eval(metadata["names"])
+        names = tuple(names[i] for i in range(len(names)))
+    except (ValueError, SyntaxError, KeyError, TypeError) as error:
+        raise CardError(
+            problem(
+                "the model's metadata holds names that cannot be read",
+                got=metadata["names"][:80],
+                expected="a Python dictionary {0: 'person', 1: …}",
+                remedy="Give the names with --names FILE.",
+            )
+        ) from error
+    return {"names": names}
+
+
+def _recognise(facts: Facts, wanted: str | None, names: tuple[str, ...] | None) -> dict[str, Any]:
+    """The one reading of the shapes that is left when flags and names have had their say."""
+    among = [wanted] if wanted else list(registry.names("families"))
+    readings = [(name, guess) for name in among for guess in family(name).recognise(facts)]
+    if not readings:
+        raise CardError(
+            problem(
+                f"the network does not look like {wanted}" if wanted else "no family fits the network",
+                got=facts.describe(),
+                expected=f"the outputs of {wanted or ' | '.join(among)} at input {facts.size}",
+                remedy="Check --family; see docs/models.md for each family's outputs.",
+            )
+        )
+    left = [(n, g) for n, g in readings if names is None or g.classes == len(names)]
+    if not left:
+        found = " | ".join(sorted({str(g.classes) for _, g in readings}))
+        raise CardError(
+            problem(
+                "the number of class names is wrong",
+                got=f"{len(names or ())} names",
+                expected=f"{found} classes, as the outputs have ({facts.describe()})",
+                remedy="Give one name per class with --names FILE.",
+            )
+        )
+    if len(left) > 1:  # of two readings, the one with COCO's 80 classes is by far the likelier
+        left = [(n, g) for n, g in left if g.classes == len(COCO80)] or left
+    if len(left) > 1:
+        both = " or ".join(f"{n} with {g.classes} classes" for n, g in left)
+        raise CardError(
+            problem(
+                "more than one family fits the network",
+                got=f"{facts.describe()}: {both}",
+                expected="one reading",
+                remedy="Say which with --family, or give the class names with --names FILE.",
+            )
+        )
+    return _fields(*left[0], names)
+
+
+def _fields(name: str, guess: Guess, names: tuple[str, ...] | None) -> dict[str, Any]:
+    if names is None and guess.classes == len(COCO80):
+        names = COCO80
+    if names is None:
+        log.warning("class names are unknown: numbers are shown instead; give them with --names FILE")
+        names = tuple(f"class {i}" for i in range(guess.classes))
+    return {
+        "family": name,
+        "normalise": dataclasses.asdict(guess.normalise),
+        "resize": guess.resize,
+        "pad_value": guess.pad_value,
+        "names": names,
+        "iou": guess.iou,
+        "params": dict(guess.params),
+    }
+
+
+def class_ids(wanted: Sequence[int | str] | None, names: Sequence[str]) -> tuple[int, ...] | None:
+    """Ids of classes given by name or number; None for all. Raises OptionError for one that does not exist."""
+    if wanted is None:
+        return None
+    by_name = {name: i for i, name in enumerate(names)} | {str(i): i for i in range(len(names))}
+    unknown = [str(w) for w in wanted if str(w) not in by_name]
+    if unknown or not wanted:
+        near = [m for w in unknown for m in difflib.get_close_matches(w, names, 1)]
+        raise OptionError(
+            problem(
+                "classes (--classes) names what the model does not have",
+                got=", ".join(unknown) or "none",
+                expected=f"class names or ids from 0 to {len(names) - 1}",
+                remedy=f"Did you mean {', '.join(near)}?" if near else "`eyas info MODEL --format json` lists them.",
+            )
+        )
+    return tuple(sorted({by_name[str(w)] for w in wanted}))
+
+
+def card_to_dict(card: ModelCard) -> dict[str, Any]:
+    """The card as plain JSON values."""
+    return dataclasses.asdict(card)
+
+
+def card_from_dict(fields: Mapping[str, Any]) -> ModelCard:
+    """The reverse of `card_to_dict`. Raises CardError for unknown, missing or unfit fields."""
+    known = {f.name for f in dataclasses.fields(ModelCard)}
+    unknown = sorted(fields.keys() - known)
+    try:
+        if unknown:
+            raise TypeError(f"unknown fields {', '.join(unknown)}")
+        norm = fields["normalise"]
+        normalise = Normalise(norm["colour"], _floats(norm["mean"]), _floats(norm["scale"]))
+        size = (int(fields["input_size"][0]), int(fields["input_size"][1]))
+        fixed = {"normalise": normalise, "names": tuple(fields["names"]), "input_size": size}
+        return ModelCard(**{**fields, **fixed})
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise CardError(
+            problem(
+                "the card cannot be read",
+                got=f"{type(error).__name__}: {error}",
+                expected=f"the fields {', '.join(sorted(known))}",
+                remedy="`eyas info MODEL --format json` prints a card to start from.",
+            )
+        ) from error
+
+
+def _floats(values: Any) -> tuple[float, float, float]:
+    a, b, c = values
+    return float(a), float(b), float(c)
+
+
+def _loads(text: str, what: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        fields = error
+    if not isinstance(fields, dict):
+        raise CardError(problem(f"{what} is not JSON", got=text[:60], expected="a JSON object", remedy="Mend it."))
+    return fields
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """A card file's fields, possibly not all of them. Raises CardError if it is missing or not a JSON object."""
+    return _loads(_read_text(path, "card"), f"the card {path}")
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Class names from a text file, one a line, in order of class id. Raises CardError if missing or empty."""
+    names = tuple(line.strip() for line in _read_text(path, "names").rstrip().splitlines())
+    if not names or not all(names):
+        raise CardError(
+            problem(f"{path} is no list of names", got="an empty line", expected="one name a line", remedy="")
+        )
+    return names
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CardError(
+            problem(f"the {what} file cannot be read", got=f"{path}: {error}", expected="a text file", remedy="")
+        ) from error

@@ -1,0 +1,148 @@
+"""`eyas predict SOURCE…`: detections of pictures, as a table or JSON lines, drawn, and in files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eyas.cli.model import add_engine_flags, add_head_flags, add_network_flags, open_model
+
+if TYPE_CHECKING:
+    from eyas.types import Prediction
+
+WRITTEN = {
+    "pictures": "drawn pictures",
+    "text": "YOLO labels",
+    "crops": "cut-out objects",
+    "json": "COCO results",
+    "csv": "one row an object",
+}
+FEW = 4  # up to so many pictures, waiting for a second engine to compile costs more than it gains
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Declare the command and its flags."""
+    p = commands.add_parser(
+        "predict", parents=[common], help="find objects in pictures", description="Find objects in pictures."
+    )
+    p.add_argument("source", nargs="+", metavar="SOURCE", help="pictures, folders or globs; - reads one from stdin")
+    p.add_argument("-m", "--model", default="nanodet", help="an .onnx file or a bundled model (default nanodet)")
+    p.add_argument("--format", choices=["table", "json"], default="table", help="json: one object a picture and line")
+    add_head_flags(p)
+    out = p.add_argument_group("files to write")
+    out.add_argument("--save", metavar="DIR", type=Path, help="pictures with the objects drawn in")
+    out.add_argument("--save-txt", metavar="DIR", type=Path, help="YOLO labels: class cx cy w h, relative")
+    out.add_argument("--save-conf", action="store_true", help="with --save-txt: add the confidence")
+    out.add_argument("--save-crop", "--crops", metavar="DIR", type=Path, dest="crops", help="each object cut out")
+    out.add_argument("--json", metavar="FILE", type=Path, help="COCO results")
+    out.add_argument("--csv", metavar="FILE", type=Path, help="one row an object")
+    add_network_flags(p)
+    add_engine_flags(p)
+    p.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default 178956970)")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, show and save; 1 where a picture failed."""
+    from eyas.imagefile import MAX_PIXELS
+    from eyas.sink import SinkOptions, open_sinks
+    from eyas.source import pictures
+
+    items = list(pictures(args.source, args.max_pixels or MAX_PIXELS))
+    places = {"pictures": args.save, "text": args.save_txt, "crops": args.crops, "json": args.json, "csv": args.csv}
+    options = SinkOptions(**places, text_confidence=args.save_conf)
+    found: Counter[str] = Counter()
+    failed = 0
+    table = _Table() if args.format == "table" else None
+    with open_model(args, "latency" if len(items) < FEW else "throughput") as model, open_sinks(options) as sinks:
+        model.engine()
+        start = time.perf_counter()
+        results = model.stream_pictures(items, conf=args.conf, iou=args.iou)
+        try:
+            for prediction in _with_progress(results, len(items), args.quiet):
+                for sink in sinks:
+                    sink.write(prediction)
+                if table:
+                    table.add(prediction)
+                else:
+                    _print_json(prediction)
+                found.update(prediction.detections.class_name if prediction.detections else ())
+                failed += prediction.error is not None
+        finally:
+            if table:
+                table.print()  # after an interruption too: what was finished
+        seconds = time.perf_counter() - start
+    if not args.quiet:
+        _summary(places, len(items), failed, found, seconds)
+    return 1 if failed else 0
+
+
+def _summary(places: dict[str, Path | None], total: int, failed: int, found: Counter[str], seconds: float) -> None:
+    what = ", ".join(f"{n} {name}" for name, n in found.most_common(6)) or "nothing"
+    more = f" and {len(found) - 6} other classes" if len(found) > 6 else ""
+    bad = f"; {failed} could not be read" if failed else ""
+    print(f"eyas: {total - failed} pictures in {seconds:.2f} s: {what}{more}{bad}", file=sys.stderr)
+    for what, where in places.items():
+        if where:
+            print(f"eyas: {WRITTEN[what]} in {where}", file=sys.stderr)
+
+
+def _print_json(prediction: Prediction) -> None:
+    line: dict[str, Any] = {"path": prediction.source_id}
+    if prediction.frame is not None and prediction.detections is not None:
+        height, width = prediction.frame.size
+        line |= {"width": width, "height": height, "detections": prediction.detections.to_dict()}
+    else:
+        line["error"] = str(prediction.error)
+    print(json.dumps(line, ensure_ascii=False), flush=True)
+
+
+class _Table:
+    """Collects a row a picture; printed at the end, since column widths need all rows."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, str, str]] = []
+
+    def add(self, prediction: Prediction) -> None:
+        if prediction.frame is None or prediction.detections is None:
+            self._rows.append((prediction.source_id, "-", f"error: {prediction.error}"))
+            return
+        height, width = prediction.frame.size
+        best: dict[str, list[float]] = {}
+        for name, confidence in zip(prediction.detections.class_name, prediction.detections.confidence, strict=True):
+            best.setdefault(name, []).append(float(confidence))
+        objects = ", ".join(f"{len(c)} {name} ({_range(c)})" for name, c in best.items())
+        self._rows.append((prediction.source_id, f"{width} × {height}", objects or "nothing"))
+
+    def print(self) -> None:
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table("picture", "size", "objects (confidence)", box=None, pad_edge=False)
+        for source, size, text in self._rows:
+            table.add_row(escape(source), size, escape(text), style="red" if text.startswith("error: ") else None)
+        console = Console()
+        if not console.is_terminal:  # a pipe or a file has no width to wrap at
+            console = Console(width=max([80, *(sum(map(len, row)) + 8 for row in self._rows)]))
+        console.print(table)
+
+
+def _range(confidences: list[float]) -> str:
+    low, high = f"{min(confidences):.2f}", f"{max(confidences):.2f}"
+    return high if low == high else f"{low}–{high}"
+
+
+def _with_progress(items: Iterator[Prediction], total: int, quiet: bool) -> Iterable[Prediction]:
+    if quiet or total < 2 * FEW or not sys.stderr.isatty():
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, "predicting", total, console=Console(stderr=True), transient=True)

@@ -1,0 +1,72 @@
+"""What a family module defines. One file each; `eyas.registry` finds them; an example is `yolov8.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyas import registry
+from eyas.errors import CardError, problem
+from eyas.graph.builder import Builder
+from eyas.graph.head import Cells
+from eyas.graph.network import Facts
+from eyas.types import ModelCard, Normalise, Resize
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What a family takes a network for: the parts of a card that it alone can know. iou: its usual NMS threshold."""
+
+    classes: int
+    normalise: Normalise
+    resize: Resize = "letterbox"
+    pad_value: int = 114
+    iou: float = 0.7
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Family(Protocol):
+    """A module with these functions."""
+
+    def recognise(self, facts: Facts) -> list[Guess]:
+        """What this network could be if it were of this family; empty where its shapes rule that out."""
+
+    def decode(self, g: Builder, card: ModelCard, facts: Facts) -> Cells:
+        """Append what turns the network's outputs (edges named as in `facts.outputs`) into cells."""
+
+
+def family(name: str) -> Family:
+    """One family by name. Raises OptionError if unknown."""
+    return cast(Family, registry.get("families", name))
+
+
+def cells_at(size: tuple[int, int], strides: tuple[int, ...]) -> int:
+    """How many cells the grids of these strides have for an input (height, width)."""
+    return sum(-(-size[0] // s) * -(-size[1] // s) for s in strides)
+
+
+def grid(size: tuple[int, int], strides: tuple[int, ...], shift: float) -> tuple[NDArray[np.float32], ...]:
+    """Cell positions, finest grid first, row by row: (i + shift) · stride as x, y float32 [N, 2], and stride [N, 1]."""
+    points, steps = [], []
+    for s in strides:
+        ys, xs = np.mgrid[: -(-size[0] // s), : -(-size[1] // s)]
+        points.append((np.stack([xs.ravel(), ys.ravel()], 1) + shift) * s)
+        steps.append(np.full((xs.size, 1), s))
+    return np.concatenate(points).astype(np.float32), np.concatenate(steps).astype(np.float32)
+
+
+def check_outputs(card: ModelCard, ok: bool, facts: Facts, expected: str) -> None:
+    """Raise CardError where a card's claims and the graph's shapes contradict each other."""
+    if not ok:
+        raise CardError(
+            problem(
+                f"the card says {card.family} with {len(card.names)} classes, but the graph does not fit",
+                got=facts.describe(),
+                expected=expected,
+                remedy="Correct --family, --names or the card (`eyas info MODEL`).",
+            )
+        )

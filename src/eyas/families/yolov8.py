@@ -1,0 +1,44 @@
+"""YOLOv8 and the families that kept its output: v9, v11, v12.
+
+One output [B, 4 + C, N]: centre x, centre y, width, height in input pixels, then C class scores in 0…1; N cells of
+the strides 8, 16, 32. Input: RGB / 255, centred letterbox, padding 114. Format: docs.ultralytics.com, "Export".
+"""
+
+from __future__ import annotations
+
+from eyas.families import Guess, cells_at, check_outputs
+from eyas.graph.builder import Builder
+from eyas.graph.head import Cells
+from eyas.graph.network import Facts
+from eyas.types import ModelCard, Normalise
+
+STRIDES = (8, 16, 32)
+
+
+def recognise(facts: Facts) -> list[Guess]:
+    """One output [B, 4 + C, N] with as many cells as the three grids have."""
+    shapes = list(facts.outputs.values())
+    if len(shapes) != 1 or len(shapes[0]) != 3:
+        return []
+    _, width, count = shapes[0]
+    if not isinstance(width, int) or width < 5 or count != cells_at(facts.size, STRIDES):
+        return []
+    return [Guess(width - 4, Normalise("rgb", scale=(1 / 255, 1 / 255, 1 / 255)))]
+
+
+def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:
+    """Scores as they are; boxes from centre and extent: centre ∓ extent / 2."""
+    classes = len(card.names)
+    count = cells_at(card.input_size, STRIDES)
+    ((name, shape),) = facts.outputs.items() if len(facts.outputs) == 1 else (("", ()),)
+    check_outputs(card, shape[1:] == (4 + classes, count), facts, f"one output [B, {4 + classes}, {count}]")
+    raw = g.cast(name)
+
+    def pick(index: str) -> tuple[str, str]:
+        rows = g.take(raw, index, 4 + classes, 2)
+        box = g.op("Transpose", g.slice(rows, 0, 4, 1), perm=[0, 2, 1])
+        centre, half = g.slice(box, 0, 2, 2), g.op("Mul", g.slice(box, 2, 4, 2), g.const(0.5))
+        xyxy = g.op("Concat", g.op("Sub", centre, half), g.op("Add", centre, half), axis=2)
+        return g.slice(rows, 4, 4 + classes, 1), xyxy
+
+    return Cells(g.slice(raw, 4, 4 + classes, 1), 1, count, classes, pick)

@@ -1,0 +1,183 @@
+"""The end of every deploy graph: best score a cell → top-K → boxes of those K → exact NMS, as plain ONNX ops.
+
+Why this order: the class maximum runs over every cell, everything else over K rows only. NMS is written as
+Cluster-NMS (Zheng et al., "Enhancing Geometric Factors in Model Learning and Inference for Object Detection and
+Instance Segmentation", 2021, algorithm 2): with the matrix `overlap[j, i]` = "j comes before i and would suppress it",
+
+    keep⁰ = valid,   keepᵗ⁺¹[i] = valid[i] and not any_j(overlap[j, i] and keepᵗ[j])
+
+reaches greedy NMS after as many rounds as the longest chain of suppressions is deep, and a fixed point of this
+iteration *is* greedy NMS. `ROUNDS` of them are unrolled; the output `converged` says whether the last one changed
+nothing. Where it did, the host finishes that image (`eyas.postprocess`).
+
+No MatMul may appear here: OpenVINO keeps what follows the last convolution or MatMul in fp32, and that is what
+keeps coordinates exact when the network itself runs in bf16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from eyas.errors import OptionError, problem
+from eyas.graph.builder import Builder
+
+ROUNDS = 8
+MAX_CANDIDATES = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """What a family makes of the raw outputs: scores for every cell, and boxes on demand for the chosen ones.
+
+    scores: edge [B, C, N] (class_axis 1) or [B, N, C] (class_axis 2), float32, 0..1.
+    objectness: edge [B, N] that multiplies the scores (≥ 0), or None.
+    pick: given the chosen cells, edge [B, K] int64, returns their class scores ([B, C, K] or [B, K, C], as
+        `scores`) and their boxes, edge [B, K, 4] float32, x1 y1 x2 y2 in network-input pixels.
+    """
+
+    scores: str
+    class_axis: int
+    count: int
+    classes: int
+    pick: Callable[[str], tuple[str, str]]
+    objectness: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """How detections are chosen. Thresholds are not here: they are inputs of the deploy graph.
+
+    max_candidates: how many of the best cells enter NMS, and so the most detections a picture can have.
+    classes: only these class ids can be detected, in rising order; None for all.
+    agnostic: a box may suppress one of another class.
+    """
+
+    max_candidates: int = MAX_CANDIDATES
+    classes: tuple[int, ...] | None = None
+    agnostic: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_candidates <= 10_000:
+            raise OptionError(
+                problem(
+                    "max_candidates (--max-det) is out of range",
+                    got=self.max_candidates,
+                    expected="1 to 10000",
+                    remedy="300 suits most pictures.",
+                )
+            )
+
+
+def append_head(g: Builder, cells: Cells, spec: HeadSpec, thresholds: str) -> tuple[str, str, str]:
+    """Append class maximum, top-K, decode of the chosen cells and NMS.
+
+    thresholds: edge [B, 2] float32 (confidence, IoU). Returns the edges detections [B, K, 6] float32
+    (x1, y1, x2, y2, score, class; score descending, ties by cell index), count [B] int32, converged [B] bool.
+    """
+    ids = spec.classes
+
+    def wanted(scores: str) -> str:
+        return scores if ids is None else g.op("Gather", scores, g.const(list(ids), "int64"), axis=cells.class_axis)
+
+    scores = wanted(cells.scores)
+    best = g.over_axes("ReduceMax", scores, [cells.class_axis], keepdims=0)
+    if cells.objectness:
+        best = g.op("Mul", best, cells.objectness)
+    confidence = g.slice(thresholds, 0, 1, 1)
+    iou = g.over_axes("Unsqueeze", g.slice(thresholds, 1, 2, 1), [2])
+    # NaN and everything at or below the threshold sink to -1, so that top-K has a defined order. "Less" on purpose:
+    # OpenVINO's "Greater" is true for NaN.
+    best = g.op("Where", g.op("Less", confidence, best), best, g.const(-1.0))
+    k = min(spec.max_candidates, cells.count)
+    index = _top_k(g, best, cells.count, k)
+    score = g.op("GatherElements", best, index, axis=1)
+    chosen, xyxy = cells.pick(index)
+    class_id = g.op("ArgMax", wanted(chosen), axis=cells.class_axis, keepdims=0)
+    if ids is not None:
+        class_id = g.op("Gather", g.const(list(ids), "int64"), class_id)
+    return append_nms(g, xyxy, score, g.cast(class_id), g.cast(index), iou, spec.agnostic, k)
+
+
+def _top_k(g: Builder, best: str, count: int, k: int) -> str:
+    """The K best of N cells as edge [B, K] int64, in no order; of equal scores at the brink, the lower index.
+
+    ONNX promises that for TopK itself, but OpenVINO keeps the promise only with an option that is 100 times slower,
+    and TensorRT makes none. So a second TopK, over unique keys, settles who is in: all above the K-th best score,
+    then those equal to it by index. Any index is exact in float32 below 2²⁴.
+    """
+    if k == count:
+        every = g.op("Add", g.op("Mul", best, g.const(0.0)), g.const(np.arange(k)[None]))
+        return g.cast(every, TensorProto.INT64)
+    value, _ = g.ops("TopK", best, g.const([k], "int64"), outs=[g.name("value"), g.name("unused")], axis=1)
+    brink = g.slice(value, k - 1, k, 1)
+    by_index = g.op("Where", g.op("Equal", best, brink), g.const(-np.arange(count)[None]), g.const(-count - 1.0))
+    key = g.op("Where", g.op("Less", brink, best), g.const(1.0), by_index)
+    return g.ops("TopK", key, g.const([k], "int64"), outs=[g.name("unused"), g.name("index")], axis=1)[1]
+
+
+def append_nms(
+    g: Builder, xyxy: str, score: str, class_id: str, index: str, iou: str, agnostic: bool, k: int
+) -> tuple[str, str, str]:
+    """Exact NMS of K candidates in any order. See the module's head for the maths.
+
+    xyxy [B, K, 4], score [B, K] with −1 for "no candidate", class_id and index [B, K] as float32, iou [B, 1, 1].
+    A candidate comes before another if its score is higher, or equal and its index lower. Box i is suppressed by a
+    kept box j before it, of its class, when intersection > iou · union; a box without area neither suppresses nor
+    is suppressed. Returns the edges of `append_head`; rows beyond count are the suppressed candidates, then the
+    empty rows (score −1). Where converged is false, the rows are all the candidates in order, before any
+    suppression, and count is their number.
+    """
+    valid = g.cast(g.op("Less", g.const(0.0), score))
+    before = _before(g, score, index)
+    overlap = g.op("Mul", before, _overlap(g, xyxy, class_id, iou, agnostic))
+    keep = previous = valid
+    for _ in range(ROUNDS):
+        previous = keep
+        hit = g.op("Mul", overlap, g.over_axes("Unsqueeze", keep, [2]))
+        hit = g.over_axes("ReduceMax", hit, [1], keepdims=0)
+        keep = g.op("Mul", valid, g.op("Sub", g.const(1.0), hit))
+    changed = g.over_axes("ReduceMax", g.op("Abs", g.op("Sub", keep, previous)), [1], keepdims=1)
+    keep = g.op("Max", keep, g.op("Mul", valid, changed))
+    # Kept rows first, then the suppressed, then the empty, each in order: keys 3K…2K+1, 2K…K+1, K…1, all different.
+    place = g.op("Sub", g.const(float(k)), g.over_axes("ReduceSum", before, [1], keepdims=0))
+    key = g.op("Add", g.op("Mul", g.op("Add", keep, valid), g.const(float(k))), place)
+    _, order = g.ops("TopK", key, g.const([k], "int64"), outs=[g.name("key"), g.name("order")], axis=1)
+    columns = [xyxy, g.over_axes("Unsqueeze", score, [2]), g.over_axes("Unsqueeze", class_id, [2])]
+    detections = g.take(g.op("Concat", *columns, axis=2), order, 6, 1)
+    count = g.cast(g.over_axes("ReduceSum", keep, [1], keepdims=0), TensorProto.INT32)
+    converged = g.op("Less", g.over_axes("Squeeze", changed, [1]), g.const(0.5))
+    return detections, count, converged
+
+
+def _before(g: Builder, score: str, index: str) -> str:
+    """[B, K, K] float32: 1 where row j comes before column i."""
+    row, column = (g.over_axes("Unsqueeze", score, [axis]) for axis in (2, 1))
+    first = g.op("Less", *(g.over_axes("Unsqueeze", index, [axis]) for axis in (2, 1)))
+    tie = g.op("And", g.op("Equal", row, column), first)
+    return g.cast(g.op("Or", g.op("Less", column, row), tie))
+
+
+def _overlap(g: Builder, xyxy: str, class_id: str, iou: str, agnostic: bool) -> str:
+    """[B, K, K] float32: 1 where boxes j and i overlap too much for both to stay, else 0."""
+    x1, y1, x2, y2 = (g.slice(xyxy, i, i + 1, 2) for i in range(4))  # [B, K, 1]: the suppressors, as rows
+    across = [g.op("Transpose", edge, perm=[0, 2, 1]) for edge in (x1, y1, x2, y2)]  # [B, 1, K]: columns
+    zero = g.const(0.0)
+
+    def extent(low: str, high: str) -> str:
+        return g.op("Max", g.op("Sub", high, low), zero)
+
+    area = g.op("Mul", extent(x1, x2), extent(y1, y2))
+    area_across = g.op("Transpose", area, perm=[0, 2, 1])
+    width = extent(g.op("Max", x1, across[0]), g.op("Min", x2, across[2]))
+    height = extent(g.op("Max", y1, across[1]), g.op("Min", y2, across[3]))
+    intersection = g.op("Mul", width, height)
+    union = g.op("Sub", g.op("Add", area, area_across), intersection)
+    overlap = g.op("Less", g.op("Mul", iou, union), intersection)
+    if not agnostic:
+        same = g.op("Equal", *(g.over_axes("Unsqueeze", class_id, [axis]) for axis in (2, 1)))
+        overlap = g.op("And", overlap, same)
+    return g.cast(overlap)

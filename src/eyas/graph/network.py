@@ -1,0 +1,222 @@
+"""Read a network from an ONNX file, with an error a person can act on, and state the facts its card rests on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+
+from eyas.errors import CardError, ModelError, problem
+from eyas.graph.surgery import dims_of, inputs_of
+
+Shape = tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a graph says of itself. Shapes hold a name where an axis is not fixed.
+
+    input_shape: [B, 3, H, W] of the picture input. outputs: name → shape, in graph order.
+    metadata: the file's own key–value pairs. ops: the operators that occur.
+    """
+
+    input_shape: Shape
+    outputs: Mapping[str, Shape]
+    metadata: Mapping[str, str]
+    ops: frozenset[str]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the input."""
+        return int(self.input_shape[2]), int(self.input_shape[3])
+
+    @property
+    def batch(self) -> int | None:
+        """The batch that the graph is fixed to, None where it is free."""
+        return self.input_shape[0] if isinstance(self.input_shape[0], int) else None
+
+    def describe(self) -> str:
+        """One line for messages."""
+        outs = ", ".join(f"{name} {_text(shape)}" for name, shape in self.outputs.items())
+        return f"input {_text(self.input_shape)} → {outs}"
+
+
+def _text(shape: Shape) -> str:
+    return "[" + ", ".join(str(d) for d in shape) + "]"
+
+
+def read_network(path: Path) -> onnx.ModelProto:
+    """Parse and check an ONNX file; weights in external files are read if they lie in the model's own folder.
+
+    Raises ModelError: no such file, not ONNX, cut off, weights outside the folder, or a graph that is not valid.
+    """
+    if not path.is_file():
+        _refuse_missing(path)
+    if path.suffix.lower() in (".pt", ".pth", ".engine", ".plan", ".trt", ".tflite", ".pb", ".wts", ".xml"):
+        raise ModelError(
+            problem(f"{path} is not ONNX", got=f"a {path.suffix} file", expected=".onnx", remedy="Export it to ONNX.")
+        )
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise ModelError(
+            problem(
+                f"{path} cannot be read as ONNX",
+                got=f"{path.stat().st_size} bytes that do not parse ({error})",
+                expected="a complete ONNX file",
+                remedy="It may be cut off or of another kind: copy or export it again.",
+            )
+        ) from error
+    if not model.graph.node or not model.graph.output:
+        raise ModelError(
+            problem(
+                f"{path} holds no network",
+                got=f"{len(model.graph.node)} operators, {len(model.graph.output)} outputs",
+                expected="a complete ONNX file",
+                remedy="It may be cut off or of another kind: copy or export it again.",
+            )
+        )
+    _load_external(model, path)
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise ModelError(
+            problem(
+                f"{path} is not a valid network",
+                got=str(error).strip().splitlines()[0],
+                expected="a graph that onnx.checker accepts",
+                remedy="It may be cut off: copy or export it again.",
+            )
+        ) from error
+    _widen_stored_weights(model.graph)
+    return model
+
+
+def _refuse_missing(path: Path) -> None:
+    folder = path.parent
+    near = difflib.get_close_matches(path.name, [p.name for p in folder.glob("*.onnx")] if folder.is_dir() else [])
+    raise ModelError(
+        problem(
+            f"there is no model {path}",
+            got="a folder" if path.is_dir() else "no such file",
+            expected="an .onnx file or the name of a bundled model (nanodet)",
+            remedy=f"Did you mean {near[0]}?" if near else "Check the path.",
+        )
+    )
+
+
+def _load_external(model: onnx.ModelProto, path: Path) -> None:
+    folder = path.parent.resolve()
+    for tensor in model.graph.initializer:
+        if not uses_external_data(tensor):
+            continue
+        where = next((e.value for e in tensor.external_data if e.key == "location"), "")
+        target = (folder / where).resolve()
+        if not target.is_relative_to(folder):
+            raise ModelError(
+                problem(
+                    f"{path} keeps weights outside its folder",
+                    got=f"{tensor.name} in {where}",
+                    expected=f"a file in {folder}",
+                    remedy="Put the weights beside the model: a path that leads elsewhere could read any file here.",
+                )
+            )
+        if not target.is_file():
+            raise ModelError(
+                problem(
+                    f"{path} lacks its weights",
+                    got=f"no file {where}",
+                    expected=f"the weights of {tensor.name} beside the model",
+                    remedy="Copy the data file that was exported with the model into the same folder.",
+                )
+            )
+    try:
+        load_external_data_for_model(model, str(folder))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            problem(f"{path}: weights unreadable", got=str(error), expected="data as the model describes", remedy="")
+        ) from error
+
+
+def _widen_stored_weights(graph: onnx.GraphProto) -> None:
+    """Fold `Cast` of a stored fp16 weight to fp32 into the weight, so that passes see ordinary weights."""
+    weights = {t.name: t for t in graph.initializer}
+    stored = {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT16}
+    casts = [n for n in graph.node if n.op_type == "Cast" and n.input[0] in stored and _casts_to_float(n)]
+    readers = [edge for node in graph.node for edge in node.input]
+    for node in casts:
+        if readers.count(node.input[0]) > 1:
+            continue
+        array = numpy_helper.to_array(weights[node.input[0]]).astype("float32")
+        weights[node.input[0]].CopyFrom(numpy_helper.from_array(array, node.output[0]))
+        graph.node.remove(node)
+
+
+def _casts_to_float(node: onnx.NodeProto) -> bool:
+    return any(a.name == "to" and a.i == TensorProto.FLOAT for a in node.attribute)
+
+
+def facts_of(model: onnx.ModelProto, size: tuple[int, int] | None = None) -> Facts:
+    """State the facts; a graph whose height and width are free is first fixed to `size`, in place.
+
+    Raises CardError where there is not one picture input [B, 3, H, W], or where `size` contradicts it.
+    """
+    graph = model.graph
+    inputs = inputs_of(graph)
+    shape = dims_of(inputs[0]) if inputs else ()
+    if len(inputs) != 1 or len(shape) != 4 or (shape[1] not in (3,) and not isinstance(shape[1], str)):
+        seen = ", ".join(f"{i.name} {_text(dims_of(i))}" for i in inputs) or "none"
+        raise CardError(
+            problem(
+                "the network does not take one picture",
+                got=f"inputs {seen}",
+                expected="one input [batch, 3, height, width]",
+                remedy="Export the network alone, without other inputs.",
+            )
+        )
+    _fix_size(model, inputs[0], shape, size)
+    metadata = {p.key: p.value for p in model.metadata_props}
+    outputs = {o.name: dims_of(o) for o in graph.output}
+    return Facts(dims_of(inputs[0]), outputs, metadata, frozenset(n.op_type for n in graph.node))
+
+
+def _fix_size(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: Shape, size: tuple[int, int] | None) -> None:
+    free = any(isinstance(d, str) for d in shape[2:])
+    if not free and size not in (None, shape[2:]):
+        raise CardError(
+            problem(
+                "the network's input size is fixed",
+                got=f"--imgsz {size}",
+                expected=f"{shape[2:]} (height, width), as exported",
+                remedy="Leave --imgsz out, or export the network at that size.",
+            )
+        )
+    if free and size is None:
+        raise CardError(
+            problem(
+                "the network takes pictures of any size",
+                got=f"input {_text(shape)}",
+                expected="a size to build for",
+                remedy="Give it with --imgsz 640 or --imgsz 384x640 (height x width).",
+            )
+        )
+    known = all(isinstance(d, int) for o in model.graph.output for d in dims_of(o)[1:])
+    if not free and known:
+        return
+    batch = shape[0] if isinstance(shape[0], int) else "batch"
+    height, width = size or shape[2:]
+    element = value.type.tensor_type.elem_type
+    value.CopyFrom(helper.make_tensor_value_info(value.name, element, [batch, 3, height, width]))
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    shapes = {o.name: o for o in inferred.graph.output}
+    for output in model.graph.output:
+        output.CopyFrom(shapes[output.name])

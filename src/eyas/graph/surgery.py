@@ -1,0 +1,109 @@
+"""Turn a network into a deploy graph: put the stem before it, the family's decode and NMS behind it.
+
+The deploy graph's edges, the same for every family and backend (B is the batch, H × W the network's input size):
+
+    in   images      uint8   [B, H, W, 3]  BGR, already letterboxed
+    in   thresholds  float32 [B, 2]        confidence and IoU, each image its own
+    out  detections  float32 [B, K, 6]     x1, y1, x2, y2 (network-input pixels), score, class id
+    out  count       int32   [B]           how many rows hold something
+    out  converged   bool    [B]           false: the rows are candidates that the host must still suppress
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from eyas.graph.builder import Builder
+from eyas.types import Normalise
+
+IMAGES, THRESHOLDS = "images", "thresholds"
+OUTPUTS = ("detections", "count", "converged")
+
+
+def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The graph's real inputs: old exports list their weights among them."""
+    weights = {t.name for t in graph.initializer}
+    return [i for i in graph.input if i.name not in weights]
+
+
+def dims_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    """The shape of a graph input or output; a name (or "?") where an axis is not fixed."""
+    dims = value.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
+
+
+def free_names(graph: onnx.GraphProto, taken: Iterable[str]) -> dict[str, str]:
+    """Rename the graph's own edges that carry one of our names; returns old → new for each name in `taken`."""
+    renamed = {name: f"net/{name}" for name in taken}
+    for item in [*graph.input, *graph.output, *graph.initializer, *graph.value_info]:
+        item.name = renamed.get(item.name, item.name)
+    for node in graph.node:
+        for edges in (node.input, node.output):
+            edges[:] = [renamed.get(edge, edge) for edge in edges]
+    return renamed
+
+
+def add_stem(g: Builder, graph: onnx.GraphProto, normalise: Normalise, nhwc: bool = False) -> None:
+    """Feed the network's input from `images`: NHWC → NCHW, cast, colour order, (x − mean) · scale.
+
+    Scale and colour order move into the first convolution's weights where it is the input's only reader
+    (a linear map before a linear map: exact but for rounding); a mean cannot, because that convolution pads
+    with zeros *after* the subtraction.
+    """
+    source = inputs_of(graph)[0]
+    element = source.type.tensor_type.elem_type
+    folded = _fold_into_convolution(graph, source.name, normalise)
+    x = IMAGES if nhwc else g.op("Transpose", IMAGES, perm=[0, 3, 1, 2])
+    x = g.cast(x)
+    shape = (1, 1, 1, 3) if nhwc else (1, 3, 1, 1)
+    mean, scale = (np.asarray(v, np.float32) for v in (normalise.mean, normalise.scale))
+    if normalise.colour == "rgb" and not folded:
+        x = g.op("Gather", x, g.const([2, 1, 0], "int64"), axis=3 if nhwc else 1)
+    if normalise.colour == "rgb" and folded:
+        mean = mean[::-1]
+    if mean.any():
+        x = g.op("Sub", x, g.const(mean.reshape(shape)))
+    if not folded and (scale != 1).any():
+        x = g.op("Mul", x, g.const(scale.reshape(shape)))
+    g.op("Cast", x, to=element, out=source.name)
+    graph.input.remove(source)
+
+
+def _fold_into_convolution(graph: onnx.GraphProto, edge: str, normalise: Normalise) -> bool:
+    """Scale (and flip) the input channels of the convolution that alone reads `edge`; False if there is none."""
+    readers = [n for n in graph.node if edge in n.input]
+    weights = {t.name: t for t in graph.initializer}
+    if len(readers) != 1 or readers[0].op_type != "Conv" or readers[0].input[1] not in weights:
+        return False
+    name = readers[0].input[1]
+    if sum(name in n.input for n in graph.node) != 1:
+        return False
+    weight = numpy_helper.to_array(weights[name])
+    if weight.ndim != 4 or weight.shape[1] != 3:
+        return False
+    scaled = weight.astype(np.float32) * np.asarray(normalise.scale, np.float32).reshape(1, 3, 1, 1)
+    if normalise.colour == "rgb":
+        scaled = scaled[:, ::-1]
+    if np.abs(scaled).max() < 1e-3 and weight.dtype == np.float16:
+        return False  # it would lose precision in the subnormal range of fp16
+    weights[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(scaled.astype(weight.dtype)), name))
+    return True
+
+
+def finish(
+    model: onnx.ModelProto, stem: Builder, head: Builder, size: tuple[int, int], batch: int | str, k: int
+) -> None:
+    """Wire stem and head into the model in place and declare the deploy graph's inputs and outputs."""
+    graph = model.graph
+    nodes = [*stem.nodes, *graph.node, *head.nodes]
+    del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend([*stem.initializers, *head.initializers])
+    shapes = {IMAGES: (TensorProto.UINT8, [batch, *size, 3]), THRESHOLDS: (TensorProto.FLOAT, [batch, 2])}
+    graph.input.extend(helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items())
+    kinds = [(TensorProto.FLOAT, [batch, k, 6]), (TensorProto.INT32, [batch]), (TensorProto.BOOL, [batch])]
+    graph.output.extend(helper.make_tensor_value_info(n, t, s) for n, (t, s) in zip(OUTPUTS, kinds, strict=True))

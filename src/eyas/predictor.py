@@ -1,0 +1,260 @@
+"""READ FIRST: from a model's name to detections. `load` compiles; `Model.stream` is the run flow, in order:
+
+    sources ─► Picture ─► load (decode) ─► letterbox into a slot ─► engine ─► rows ─► Detections
+               in order   └────────────── one job, on one of a few threads ─────────────────┘
+
+A job does everything for one group of pictures; as many jobs run side by side as the engine has streams, and one
+more, so that a picture is being decoded while others are on the device. Results come out in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyas.backends import Engine, Outputs, choose
+from eyas.build import deploy_graph, open_network
+from eyas.card import class_ids
+from eyas.errors import EyasError, OptionError, SourceError, problem
+from eyas.graph.head import HeadSpec
+from eyas.imagefile import MAX_PIXELS
+from eyas.letterbox import Letterbox
+from eyas.nms import greedy_nms
+from eyas.source import Picture, is_single, pictures
+from eyas.types import BuildSpec, Detections, Frame, Image, Prediction
+
+log = logging.getLogger("eyas")
+CONFIDENCE = 0.25
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Hint = Literal["latency", "throughput"]
+Single = str | PathLike[str] | bytes | Image | Frame
+
+
+def load(
+    model: str | PathLike[str] = "nanodet",
+    *,
+    backend: str | None = None,
+    precision: Precision = "auto",
+    device: str | None = None,
+    batch: int = 1,
+    hint: Hint | None = None,
+    options: dict[str, Any] | None = None,
+    family: str | None = None,
+    names: Sequence[str] | None = None,
+    imgsz: int | tuple[int, int] | None = None,
+    card: str | PathLike[str] | None = None,
+    max_det: int = 300,
+    classes: Sequence[int | str] | None = None,
+    agnostic_nms: bool = False,
+) -> Model:
+    """Open a bundled model ("nanodet") or an ONNX file, ready to predict.
+
+    backend: "openvino", "onnxruntime" …; None for the best one here. precision, device, options: see `BuildSpec`.
+    batch: pictures a call in `stream`. hint: None compiles for latency in `predict` of one picture and for
+    throughput in `stream`; naming one compiles once, for both. family, names, imgsz (side, or (height, width)),
+    card (a JSON file): what the network is, where its file does not say. max_det: the most objects a picture.
+    classes: only these, by id or name. agnostic_nms: a box may suppress one of another class.
+    Raises ModelError, CardError, OptionError or BackendError.
+    """
+    size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    network = open_network(
+        Path(model),
+        family_name=family,
+        names=tuple(names) if names is not None else None,
+        size=size,
+        card=Path(card) if card else None,
+    )
+    head = HeadSpec(max_det, class_ids(classes, network.card.names), agnostic_nms)
+    spec = BuildSpec(precision, (1, batch, batch), device=device, options=options or {})
+    if network.facts.batch and network.facts.batch != batch:
+        log.warning("the model's batch is fixed to %d: it runs %d at a time", *[network.facts.batch] * 2)
+    return Model(network.card, deploy_graph(network, head), head, spec, backend, hint)
+
+
+class Model:
+    """A network on a backend. Safe to use from several threads; a context manager that frees its engines."""
+
+    def __init__(
+        self, card: Any, graph: Any, head: HeadSpec, spec: BuildSpec, backend: str | None, hint: Hint | None
+    ) -> None:
+        """Use `load`. graph: a deploy graph of `card` and `head`; its engines are built on first use."""
+        self.card = card
+        self.backend, self._backend = choose(backend)
+        self._graph, self._head, self._spec, self._hint = graph, head, spec, hint
+        self._engines: dict[Hint, Engine] = {}
+        self._lock = threading.Lock()
+        self._said_full = False
+        self._closed = False
+
+    def engine(self, hint: Hint = "latency") -> Engine:
+        """The engine for one way of use, compiled on first call."""
+        hint = self._hint or hint
+        with self._lock:
+            if self._closed:
+                raise EyasError("the model is closed: load it again, or keep it open (`with eyas.load(…) as model`)")
+            if hint not in self._engines:
+                self._engines[hint] = self._backend.open_engine(self._graph, replace(self._spec, hint=hint))
+                log.info("engine for %s: %s", hint, self._engines[hint].description)
+            return self._engines[hint]
+
+    @overload
+    def predict(  # type: ignore[overload-overlap] # str and bytes are iterables too, but one picture here
+        self, source: Single, *, conf: float = ..., iou: float | None = ...
+    ) -> Detections: ...
+
+    @overload
+    def predict(
+        self, source: Iterable[Single], *, conf: float = ..., iou: float | None = ...
+    ) -> Iterator[Detections]: ...
+
+    def predict(
+        self, source: Single | Iterable[Single], *, conf: float = CONFIDENCE, iou: float | None = None
+    ) -> Detections | Iterator[Detections]:
+        """Detections of one picture, or lazily of many: one `Detections` each, in order.
+
+        source: a path, encoded bytes, a uint8 BGR array [H, W, 3], a Frame; or an iterable of these, in which a
+        path may also be a folder or a glob. conf: keep what scores above it (0…1). iou: NMS threshold (0…1), None
+        for the model's own. Raises ImageError at a picture that cannot be read; `stream` reports it and goes on.
+        """
+        if is_single(source):
+            (picture,) = pictures(source)
+            return self._predict_one(picture, self._thresholds(conf, iou))
+        if isinstance(source, (str, PathLike)):
+            raise SourceError(
+                problem(
+                    "predict takes one picture, or a list",
+                    got=f"the folder or glob {source}",
+                    expected="a file, or a list of sources",
+                    remedy=f"predict([{str(source)!r}]) goes through it, one Detections at a time.",
+                )
+            )
+        return (_detections(p) for p in self.stream(source, conf=conf, iou=iou))
+
+    def stream(
+        self,
+        sources: Single | Iterable[Single],
+        *,
+        conf: float = CONFIDENCE,
+        iou: float | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Iterator[Prediction]:
+        """Frame and detections of every picture, in order; a picture that cannot be read carries its error.
+
+        sources: as for `predict`, also one folder or glob. max_pixels: larger pictures are refused.
+        """
+        return self.stream_pictures(pictures(sources, max_pixels), conf=conf, iou=iou)
+
+    def stream_pictures(
+        self, items: Iterable[Picture], *, conf: float = CONFIDENCE, iou: float | None = None
+    ) -> Iterator[Prediction]:
+        """`stream` over pictures that are already listed (`eyas.source.pictures`)."""
+        return self._stream(items, self._thresholds(conf, iou))
+
+    def _stream(self, items: Iterable[Picture], limits: NDArray[np.float32]) -> Iterator[Prediction]:
+        engine = self.engine("throughput")
+        workers = engine.parallel + 1
+        slots = threading.local()
+        waiting: deque[Future[list[Prediction]]] = deque()
+        with ThreadPoolExecutor(workers, thread_name_prefix="eyas") as pool:
+            try:
+                for group in _groups(items, self._spec.batch[1]):
+                    waiting.append(pool.submit(self._job, engine, group, limits, slots))
+                    while waiting and (waiting[0].done() or len(waiting) >= 2 * workers):
+                        yield from waiting.popleft().result()
+                while waiting:
+                    yield from waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _predict_one(self, picture: Picture, limits: NDArray[np.float32]) -> Detections:
+        (prediction,) = self._job(self.engine("latency"), [picture], limits, threading.local())
+        return _detections(prediction)
+
+    def _job(
+        self, engine: Engine, group: Sequence[Picture], limits: NDArray[np.float32], slots: threading.local
+    ) -> list[Prediction]:
+        """Everything for one group of pictures. slots: where this thread keeps its input buffer between jobs."""
+        if not hasattr(slots, "images"):
+            slots.images = np.empty((max(len(group), self._spec.batch[1]), *self.card.input_size, 3), np.uint8)
+        done: list[Prediction] = []
+        boxes: list[Letterbox] = []
+        for picture in group:
+            try:
+                frame = picture.load()
+            except EyasError as error:
+                done.append(Prediction(picture.source_id, error=error))
+                continue
+            box = Letterbox.fit(frame.size, self.card.input_size, self.card.resize)
+            box.apply(frame.image, slots.images[len(boxes)], self.card.pad_value)
+            boxes.append(box)
+            done.append(Prediction(picture.source_id, frame))
+        if not boxes:
+            return done
+        outputs = engine.infer(slots.images[: len(boxes)], np.repeat(limits, len(boxes), axis=0))
+        found = iter([self._rows_to_detections(outputs, i, box, limits) for i, box in enumerate(boxes)])
+        return [p if p.error else replace(p, detections=next(found)) for p in done]
+
+    def _rows_to_detections(self, outputs: Outputs, i: int, box: Letterbox, limits: NDArray[np.float32]) -> Detections:
+        """Image i's rows, suppressed on the host where the graph did not finish, in source pixels."""
+        rows = outputs.detections[i, : outputs.count[i]]
+        conf, iou = limits[0]
+        if not outputs.converged[i]:
+            rows = rows[greedy_nms(rows[:, :4], rows[:, 5], float(iou), self._head.agnostic)]
+        if outputs.detections[i, -1, 4] > conf and not self._said_full:
+            self._said_full = True
+            log.warning(
+                "a picture has more than %d candidates; the weakest were left out: raise --max-det or --conf",
+                self._head.max_candidates,
+            )
+        rows = rows[np.isfinite(rows).all(axis=1)]
+        return Detections(
+            box.boxes_to_source(rows[:, :4]), rows[:, 4].copy(), rows[:, 5].astype(np.int64), self.card.names
+        )
+
+    def _thresholds(self, conf: float, iou: float | None) -> NDArray[np.float32]:
+        values = {"conf": conf, "iou": self.card.iou if iou is None else iou}
+        for name, value in values.items():
+            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise OptionError(problem(f"{name} is out of range", got=value, expected="a number 0 to 1", remedy=""))
+        return np.array([list(values.values())], np.float32)
+
+    def close(self) -> None:
+        """Free the engines; predictions under way finish first."""
+        with self._lock:
+            self._closed = True
+            while self._engines:
+                self._engines.popitem()[1].close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _detections(prediction: Prediction) -> Detections:
+    if prediction.error:
+        raise prediction.error
+    assert prediction.detections is not None  # noqa: S101 - a prediction holds one or the other
+    return prediction.detections
+
+
+def _groups(items: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group
