@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,3 +34,94 @@ def detect(
             kept.append(i)
     rows = [[*boxes[i], score[i], class_id[i]] for i in kept]
     return np.array(rows, F32).reshape(-1, 6)
+
+
+# The whole pipeline as the articles write it: one picture at a time, everything but the network in NumPy.
+
+IMAGENET = np.array([103.53, 116.28, 123.675], F32), np.array([57.375, 57.12, 58.395], F32)
+
+
+def prepare(image: NDArray[np.uint8], size: int, pad: int, centred: bool = True):
+    """Letterbox: returns the canvas, the scales (x, y) and the offset (left, top)."""
+    height, width = image.shape[:2]
+    ratio = min(size / height, size / width)
+    w, h = round(width * ratio), round(height * ratio)
+    left, top = ((size - w) // 2, (size - h) // 2) if centred else (0, 0)
+    canvas = np.full((size, size, 3), pad, np.uint8)
+    canvas[top : top + h, left : left + w] = cv2.resize(image, (w, h)) if (w, h) != (width, height) else image
+    return canvas, (w / width, h / height), (left, top)
+
+
+def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def centres(size: int, strides: tuple[int, ...], shift: float):
+    """(x, y, stride) of each cell, written as loops would."""
+    cells = []
+    for s in strides:
+        n = -(-size // s)
+        cells += [((c + shift) * s, (r + shift) * s, s) for r in range(n) for c in range(n)]
+    return np.array(cells, F32)
+
+
+def corners(xywh: NDArray[np.float32]) -> NDArray[np.float32]:
+    half = xywh[:, 2:] / 2
+    return np.concatenate([xywh[:, :2] - half, xywh[:, :2] + half], axis=1)
+
+
+def yolov8(outputs, size: int):
+    rows = outputs[0][0].T
+    return corners(rows[:, :4]), rows[:, 4:]
+
+
+def yolox(outputs, size: int):
+    rows, cell = outputs[0][0], centres(size, (8, 16, 32), 0)
+    centre = (rows[:, :2] * cell[:, 2:]) + cell[:, :2]
+    return corners(np.concatenate([centre, np.exp(rows[:, 2:4]) * cell[:, 2:]], 1)), rows[:, 4:5] * rows[:, 5:]
+
+
+def nanodet(outputs, size: int, plus: bool = False):
+    if len(outputs) == 6:
+        outputs = [np.concatenate([np.concatenate(outputs[:3], 1), np.concatenate(outputs[3:], 1)], 2)]
+    rows = outputs[0][0]
+    bins = (rows.shape[1] - 80) // 4
+    sides = softmax(rows[:, 80:].reshape(len(rows), 4, bins)) @ np.arange(bins, dtype=F32)
+    cell = centres(size, (8, 16, 32, 64), 0) if plus else centres(size, (8, 16, 32), 0.5)
+    sides = sides * cell[:, 2:]
+    return np.concatenate([cell[:, :2] - sides[:, :2], cell[:, :2] + sides[:, 2:]], 1), rows[:, :80]
+
+
+def blob_rgb(canvas):
+    return np.ascontiguousarray(canvas[..., ::-1].transpose(2, 0, 1)[None], dtype=F32) / F32(255)
+
+
+def blob_bgr(canvas):
+    return np.ascontiguousarray(canvas.transpose(2, 0, 1)[None], dtype=F32)
+
+
+def blob_imagenet(canvas):
+    mean, std = IMAGENET
+    return np.ascontiguousarray(((canvas - mean) / std).transpose(2, 0, 1)[None], dtype=F32)
+
+
+# family → (decode, blob, padding, centred)
+RECIPES = {
+    "yolov8": (yolov8, blob_rgb, 114, True),
+    "yolox": (yolox, blob_bgr, 114, False),
+    "nanodet": (nanodet, blob_imagenet, 0, True),
+}
+
+
+def predict(session, image: NDArray[np.uint8], family: str, size: int, conf: float, iou: float, k: int = 300):
+    """Rows [n, 6] in source pixels, from an ONNX Runtime session of the *raw* network."""
+    decode, blob, pad, centred = RECIPES[family]
+    canvas, scale, offset = prepare(image, size, pad, centred)
+    boxes, scores = decode(session.run(None, {session.get_inputs()[0].name: blob(canvas)}), size)
+    some = scores.max(axis=1) > conf
+    rows = detect(boxes[some], scores[some], conf, iou, k)
+    rows[:, :4] = (rows[:, :4] - [*offset, *offset]) / [*scale, *scale]
+    height, width = image.shape[:2]
+    rows[:, :4] = np.clip(rows[:, :4], 0, [width, height, width, height])
+    return rows

@@ -80,13 +80,13 @@ class Letterbox:
     def forward(self, xy: NDArray[np.floating]) -> NDArray[np.float64]:
         """Source → input pixels. xy: [..., 2k] as x, y, x, y …; returns float64 of that shape."""
         (sy, sx), (top, left) = self.scale, self.offset
-        pairs = np.asarray(xy, np.float64).reshape(*xy.shape[:-1], -1, 2)
+        pairs = np.asarray(xy, np.float64).reshape(*xy.shape[:-1], xy.shape[-1] // 2, 2)
         return (pairs * (sx, sy) + (left, top)).reshape(xy.shape)
 
     def inverse(self, xy: NDArray[np.floating]) -> NDArray[np.float64]:
         """Input → source pixels; the exact inverse of `forward`, not clipped to the picture."""
         (sy, sx), (top, left) = self.scale, self.offset
-        pairs = np.asarray(xy, np.float64).reshape(*xy.shape[:-1], -1, 2)
+        pairs = np.asarray(xy, np.float64).reshape(*xy.shape[:-1], xy.shape[-1] // 2, 2)
         return ((pairs - (left, top)) / (sx, sy)).reshape(xy.shape)
 
     def boxes_to_source(self, xyxy: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -1,0 +1,21 @@
+"""Where tests find pictures and models: what the repository carries, and, if it is there, a folder of real ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "samples"
+BUNDLED = ROOT / "src" / "eyas" / "models" / "nanodet_g_416.onnx"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with models/ and data/ that EYAS_TEST_DATA names (default: shared/ beside the repository)."""
+    folder = Path(os.environ.get("EYAS_TEST_DATA", ROOT.parent / "shared"))
+    if not (folder / "models").is_dir():
+        pytest.skip(f"no real models and labelled data in {folder}; name the folder with EYAS_TEST_DATA")
+    return folder
