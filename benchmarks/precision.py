@@ -24,9 +24,7 @@ def average_precision(model: eyas.Model, truth: COCO, folder: Path) -> tuple[flo
     for image, found in zip(images, model.predict([folder / i["file_name"] for i in images], conf=0.001), strict=True):
         for (x1, y1, x2, y2), score, c in zip(found.xyxy.tolist(), found.confidence, found.class_id, strict=True):
             box = [x1, y1, x2 - x1, y2 - y1]
-            results.append(
-                {"image_id": image["id"], "category_id": COCO91_IDS[c], "bbox": box, "score": float(score)}
-            )
+            results.append({"image_id": image["id"], "category_id": COCO91_IDS[c], "bbox": box, "score": float(score)})
     evaluation = COCOeval_faster(truth, truth.loadRes(results), "bbox", print_function=lambda *_: None)
     evaluation.run()
     return float(evaluation.stats[0]), float(evaluation.stats[1])
@@ -46,7 +44,11 @@ def main() -> None:
         for precision in ("fp32", "auto"):
             with eyas.load(name, backend=args.backend, precision=precision, hint="throughput") as model:
                 ap, ap50 = average_precision(model, truth, args.data.parent / "images")
-                row |= {precision: round(ap, 4), f"{precision}_50": round(ap50, 4), "engine": model.engine().description}
+                row |= {
+                    precision: round(ap, 4),
+                    f"{precision}_50": round(ap50, 4),
+                    "engine": model.engine().description,
+                }
         row["cost"] = round(row["fp32"] - row["auto"], 4)
         print(json.dumps(row), flush=True)
         table.append(row)

@@ -31,8 +31,9 @@ from eyas.letterbox import Letterbox
 from eyas.source import pictures
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import oracles  # noqa: E402 - the plain NumPy pipeline that the tests compare with
+import oracles
 
+cv2.setNumThreads(1)  # as the command line does for many pictures
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -103,7 +104,10 @@ def main() -> None:
     for i in range(args.rounds):
         alone, engine_ms = engine_alone(engine, canvas, args.count)
         row = {"eyas": eyas_run(), "loop": articles_loop(session, paths[:40], family, size, iou)}
-        row |= {"decode_ms": cpu_ms(lambda d: read_image(d, "picture"), data), "letterbox_ms": cpu_ms(letterbox, images)}
+        row |= {
+            "decode_ms": cpu_ms(lambda d: read_image(d, "picture"), data),
+            "letterbox_ms": cpu_ms(letterbox, images),
+        }
         row |= {"engine_ms": engine_ms, "engine_alone": alone}
         work = row["decode_ms"] + row["letterbox_ms"] + engine_ms
         row["limit"] = min(CORES * 1e3 / work, alone)
@@ -111,10 +115,16 @@ def main() -> None:
         rounds.append(row)
         print(f"round {i + 1}: " + "  ".join(f"{k} {v:.2f}" for k, v in row.items()), flush=True)
     median = {k: statistics.median(r[k] for r in rounds) for k in rounds[0]}
-    print(f"\n{Path(args.model).name} {size}, {args.count} pictures, {engine.description}, {CORES} cores; medians of {args.rounds}")
-    print(f"  decode {median['decode_ms']:.2f} + letterbox {median['letterbox_ms']:.2f} + engine {median['engine_ms']:.2f} CPU ms an image")
+    print(
+        f"\n{Path(args.model).name} {size}, {args.count} pictures, {engine.description}, {CORES} cores; medians of {args.rounds}"
+    )
+    print(
+        f"  decode {median['decode_ms']:.2f} + letterbox {median['letterbox_ms']:.2f} + engine {median['engine_ms']:.2f} CPU ms an image"
+    )
     print(f"  limit {median['limit']:.1f} images/s; engine alone {median['engine_alone']:.1f}")
-    print(f"  eyas {median['eyas']:.1f} images/s = {median['vs_limit']:.2f} of the limit, {median['vs_loop']:.1f} × the articles' loop ({median['loop']:.1f})")
+    print(
+        f"  eyas {median['eyas']:.1f} images/s = {median['vs_limit']:.2f} of the limit, {median['vs_loop']:.1f} × the articles' loop ({median['loop']:.1f})"
+    )
     if args.out:
         facts = {"model": Path(args.model).name, "input": size, "engine": engine.description, "cores": CORES}
         facts |= {"python": platform.python_version(), "pictures": args.count, "medians": median, "rounds": rounds}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from eyas.backends import Fitness, Outputs, check_precision, infer_in_steps
 from eyas.errors import BackendError, problem
+from eyas.graph.rewrite import widen_last_products
 from eyas.graph.surgery import IMAGES, OUTPUTS, THRESHOLDS, dims_of
 from eyas.types import BuildSpec, Image
 
@@ -76,7 +77,7 @@ def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OpenVinoEngine:
         config["INFERENCE_PRECISION_HINT"] = able[spec.precision]
     low, _, high = spec.batch
     try:
-        network = core.read_model(model.SerializeToString())
+        network = core.read_model(_with_wide_ends(model).SerializeToString())
         in_graph, height, width, _ = dims_of(model.graph.input[0])
         fixed = in_graph if isinstance(in_graph, int) else None
         if fixed is None:
@@ -89,6 +90,14 @@ def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OpenVinoEngine:
             problem("OpenVINO refuses the model", got=str(error)[-300:], expected="a graph it can run", remedy="")
         ) from error
     return OpenVinoEngine(compiled, device, fixed)
+
+
+def _with_wide_ends(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose last layers write fp32 where the network runs in bf16; in fp32 the two are the same."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    widen_last_products(copy)
+    return copy
 
 
 class OpenVinoEngine:

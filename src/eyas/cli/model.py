@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eyas.errors import OptionError, problem
+from eyas.errors import problem
 
 if TYPE_CHECKING:
     from eyas.predictor import Model
@@ -71,11 +71,3 @@ def size(text: str) -> tuple[int, int]:
             problem("not a size", got=text, expected="640 or 384x640", remedy="Height comes first.")
         )
     return int(parts[0]), int(parts[-1])
-
-
-def count(text: str) -> int:
-    """A positive whole number, 1_000_000 style allowed."""
-    value = int(text)
-    if value < 1:
-        raise OptionError(problem("not a count", got=text, expected="1 or more", remedy=""))
-    return value

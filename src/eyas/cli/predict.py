@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eyas.cli.model import add_engine_flags, add_head_flags, add_network_flags, open_model
+from eyas.errors import OptionError, problem
 
 if TYPE_CHECKING:
+    from eyas.source import Picture
     from eyas.types import Prediction
 
 WRITTEN = {
@@ -50,13 +52,18 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict, show and save; 1 where a picture failed."""
+    import cv2
+
     from eyas.imagefile import MAX_PIXELS
     from eyas.sink import SinkOptions, open_sinks
     from eyas.source import pictures
 
     items = list(pictures(args.source, args.max_pixels or MAX_PIXELS))
     places = {"pictures": args.save, "text": args.save_txt, "crops": args.crops, "json": args.json, "csv": args.csv}
+    _refuse_to_overwrite(args.save, items)
     options = SinkOptions(**places, text_confidence=args.save_conf)
+    if len(items) >= FEW:
+        cv2.setNumThreads(1)  # one picture a thread: OpenCV's own threads would only get in the way
     found: Counter[str] = Counter()
     failed = 0
     table = _Table() if args.format == "table" else None
@@ -81,6 +88,20 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         _summary(places, len(items), failed, found, seconds)
     return 1 if failed else 0
+
+
+def _refuse_to_overwrite(folder: Path | None, items: list[Picture]) -> None:
+    """Raise OptionError if a drawn picture could take the place of one that is still to be read."""
+    inside = [i.source_id for i in items if folder and Path(i.source_id).resolve().parent == folder.resolve()]
+    if inside:
+        raise OptionError(
+            problem(
+                "--save would write among the source pictures",
+                got=f"{folder}, which holds {inside[0]}",
+                expected="a folder without source pictures",
+                remedy=f"For instance --save {folder}/drawn.",
+            )
+        )
 
 
 def _summary(places: dict[str, Path | None], total: int, failed: int, found: Counter[str], seconds: float) -> None:

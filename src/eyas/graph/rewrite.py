@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from eyas.graph.builder import Builder
 
@@ -19,8 +21,8 @@ def unfold_expectation(model: onnx.ModelProto) -> int:
     weights = {t.name: t for t in graph.initializer}
     softmaxes = {n.output[0] for n in graph.node if n.op_type == "Softmax"}
     g = Builder(model, "expectation")
-    done = 0
-    for node in list(graph.node):
+    instead: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
         plain = node.op_type == "Conv" and len(node.input) == 2 and node.input[0] in softmaxes
         if not plain or node.input[1] not in weights:
             continue
@@ -29,10 +31,49 @@ def unfold_expectation(model: onnx.ModelProto) -> int:
             continue
         scaled = g.op("Mul", node.input[0], g.const(weight, weight.dtype.name))
         g.over_axes("ReduceSum", scaled, [1], keepdims=1, out=node.output[0])
-        _replace(graph, node, g.take_nodes())
-        done += 1
+        instead[node.output[0]] = g.take_nodes()
     graph.initializer.extend(g.initializers)
-    return done
+    _replace(graph, instead)
+    return len(instead)
+
+
+SIGNIFICANT = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+
+
+def widen_last_products(model: onnx.ModelProto) -> int:
+    """Put LeakyRelu(alpha = 1), which is x ↦ x, behind every last convolution or product. Returns how many.
+
+    Pattern: a Conv or matrix product (with its bias, where that is an Add of its own) on which no other one depends.
+    OpenVINO rounds such a layer's results to bf16 although all that follows is fp32; fused with an activation, it
+    writes fp32. A slope of 1 is an activation to the compiler and nothing to the numbers.
+    """
+    graph = model.graph
+    producer = {edge: node for node in graph.node for edge in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for edge in node.input:
+            readers.setdefault(edge, []).append(node)
+    inner: set[str] = set()  # first outputs of nodes that some product depends on
+    todo = [edge for node in graph.node if node.op_type in SIGNIFICANT for edge in node.input]
+    while todo:
+        node = producer.get(todo.pop())
+        if node is not None and node.output[0] not in inner:
+            inner.add(node.output[0])
+            todo.extend(node.input)
+    last = []
+    for node in graph.node:
+        if node.op_type in SIGNIFICANT and node.output[0] not in inner:
+            after = readers.get(node.output[0], [])
+            last.append(after[0] if len(after) == 1 and after[0].op_type == "Add" else node)
+    instead = {}
+    for node in last:
+        edge, narrow = node.output[0], f"{node.output[0]}/narrow"
+        product = onnx.NodeProto()
+        product.CopyFrom(node)
+        product.output[0] = narrow
+        instead[edge] = [product, helper.make_node("LeakyRelu", [narrow], [edge], f"{edge}/wide", alpha=1.0)]
+    _replace(graph, instead)
+    return len(instead)
 
 
 def _moves_pixels(conv: onnx.NodeProto) -> bool:
@@ -42,9 +83,8 @@ def _moves_pixels(conv: onnx.NodeProto) -> bool:
     return any(not set(values) <= neutral[name] for name, values in attributes.items())
 
 
-def _replace(graph: onnx.GraphProto, old: onnx.NodeProto, new: list[onnx.NodeProto]) -> None:
-    at = next(i for i, node in enumerate(graph.node) if node is old or node.output[:] == old.output[:])
-    nodes = list(graph.node)
-    nodes[at : at + 1] = new
+def _replace(graph: onnx.GraphProto, instead: Mapping[str, list[onnx.NodeProto]]) -> None:
+    """Put other nodes in the place of those whose first output is named."""
+    nodes = [new for node in graph.node for new in instead.get(node.output[0], [node])]
     del graph.node[:]
     graph.node.extend(nodes)
