@@ -114,20 +114,17 @@ def main() -> None:
         row |= {"vs_loop": row["eyas"] / row["loop"], "vs_limit": row["eyas"] / row["limit"]}
         rounds.append(row)
         print(f"round {i + 1}: " + "  ".join(f"{k} {v:.2f}" for k, v in row.items()), flush=True)
-    median = {k: statistics.median(r[k] for r in rounds) for k in rounds[0]}
-    print(
-        f"\n{Path(args.model).name} {size}, {args.count} pictures, {engine.description}, {CORES} cores; medians of {args.rounds}"
-    )
-    print(
-        f"  decode {median['decode_ms']:.2f} + letterbox {median['letterbox_ms']:.2f} + engine {median['engine_ms']:.2f} CPU ms an image"
-    )
-    print(f"  limit {median['limit']:.1f} images/s; engine alone {median['engine_alone']:.1f}")
-    print(
-        f"  eyas {median['eyas']:.1f} images/s = {median['vs_limit']:.2f} of the limit, {median['vs_loop']:.1f} × the articles' loop ({median['loop']:.1f})"
-    )
+    m = {k: statistics.median(r[k] for r in rounds) for k in rounds[0]}
+    title = f"{Path(args.model).name} {size}, {args.count} pictures, {engine.description}, {CORES} cores"
+    print(f"\n{title}; medians of {args.rounds}")
+    stages = f"decode {m['decode_ms']:.2f} + letterbox {m['letterbox_ms']:.2f} + engine {m['engine_ms']:.2f}"
+    print(f"  {stages} CPU ms an image")
+    print(f"  limit {m['limit']:.1f} images/s; engine alone {m['engine_alone']:.1f}")
+    against = f"{m['vs_limit']:.2f} of the limit, {m['vs_loop']:.1f} × the articles' loop ({m['loop']:.1f})"
+    print(f"  eyas {m['eyas']:.1f} images/s = {against}")
     if args.out:
         facts = {"model": Path(args.model).name, "input": size, "engine": engine.description, "cores": CORES}
-        facts |= {"python": platform.python_version(), "pictures": args.count, "medians": median, "rounds": rounds}
+        facts |= {"python": platform.python_version(), "pictures": args.count, "medians": m, "rounds": rounds}
         args.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 

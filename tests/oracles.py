@@ -57,12 +57,13 @@ def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def centres(size: int, strides: tuple[int, ...], shift: float):
-    """(x, y, stride) of each cell, written as loops would."""
+def centres(size: int | tuple[int, int], strides: tuple[int, ...], shift: float):
+    """(x, y, stride) of each cell, written as loops would. size: one side of a square, or (height, width)."""
+    height, width = (size, size) if isinstance(size, int) else size
     cells = []
     for s in strides:
-        n = -(-size // s)
-        cells += [((c + shift) * s, (r + shift) * s, s) for r in range(n) for c in range(n)]
+        rows, columns = -(-height // s), -(-width // s)
+        cells += [((c + shift) * s, (r + shift) * s, s) for r in range(rows) for c in range(columns)]
     return np.array(cells, F32)
 
 
@@ -71,26 +72,28 @@ def corners(xywh: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([xywh[:, :2] - half, xywh[:, :2] + half], axis=1)
 
 
-def yolov8(outputs, size: int):
+def yolov8(outputs, size: int | tuple[int, int]):
     rows = outputs[0][0].T
     return corners(rows[:, :4]), rows[:, 4:]
 
 
-def yolox(outputs, size: int):
+def yolox(outputs, size: int | tuple[int, int], decoded: bool = False):
     rows, cell = outputs[0][0], centres(size, (8, 16, 32), 0)
+    if decoded:
+        return corners(rows[:, :4]), rows[:, 4:5] * rows[:, 5:]
     centre = (rows[:, :2] * cell[:, 2:]) + cell[:, :2]
     return corners(np.concatenate([centre, np.exp(rows[:, 2:4]) * cell[:, 2:]], 1)), rows[:, 4:5] * rows[:, 5:]
 
 
-def nanodet(outputs, size: int, plus: bool = False):
+def nanodet(outputs, size: int | tuple[int, int], plus: bool = False, classes: int = 80):
     if len(outputs) == 6:
         outputs = [np.concatenate([np.concatenate(outputs[:3], 1), np.concatenate(outputs[3:], 1)], 2)]
     rows = outputs[0][0]
-    bins = (rows.shape[1] - 80) // 4
-    sides = softmax(rows[:, 80:].reshape(len(rows), 4, bins)) @ np.arange(bins, dtype=F32)
+    bins = (rows.shape[1] - classes) // 4
+    sides = softmax(rows[:, classes:].reshape(len(rows), 4, bins)) @ np.arange(bins, dtype=F32)
     cell = centres(size, (8, 16, 32, 64), 0) if plus else centres(size, (8, 16, 32), 0.5)
     sides = sides * cell[:, 2:]
-    return np.concatenate([cell[:, :2] - sides[:, :2], cell[:, :2] + sides[:, 2:]], 1), rows[:, :80]
+    return np.concatenate([cell[:, :2] - sides[:, :2], cell[:, :2] + sides[:, 2:]], 1), rows[:, :classes]
 
 
 def blob_rgb(canvas):

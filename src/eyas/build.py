@@ -17,7 +17,7 @@ from eyas.families import family
 from eyas.graph.builder import Builder
 from eyas.graph.head import HeadSpec, append_head
 from eyas.graph.network import Facts, facts_of, read_network
-from eyas.graph.rewrite import unfold_expectation
+from eyas.graph.rewrite import split_convolutions, unfold_expectation
 from eyas.graph.surgery import IMAGES, OUTPUTS, THRESHOLDS, add_stem, finish, free_names
 from eyas.types import ModelCard
 
@@ -63,6 +63,7 @@ def deploy_graph(network: Network, head: HeadSpec) -> onnx.ModelProto:
     model.CopyFrom(network.model)
     facts, card = network.facts, network.card
     unfold_expectation(model)
+    split_convolutions(model)
     renamed = free_names(model.graph, (IMAGES, THRESHOLDS, *OUTPUTS))
     stem, tail = Builder(model, "stem"), Builder(model, "head")
     add_stem(stem, model.graph, card.normalise)

@@ -31,8 +31,8 @@ def settle_card(
 ) -> ModelCard:
     """The card of a network, given what the user says (all optional). Raises CardError where it cannot be settled.
 
-    family_name: a module of `eyas.families` or a third party's. names: one per class. card: a JSON file whose fields win over
-    everything (see `card_to_dict` for its fields).
+    family_name: a module of `eyas.families` or a third party's. names: one per class. card: a JSON file whose fields
+    win over everything (see `card_to_dict` for its fields).
     """
     said = read_card(card) if card else {}
     own = _loads(facts.metadata[METADATA_KEY], "the model's own card") if METADATA_KEY in facts.metadata else {}

@@ -36,6 +36,17 @@ def dims_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
 
 
+def edges_read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Every edge that the nodes read, those of their inner graphs (If, Loop) included."""
+    read = set()
+    for node in nodes:
+        read.update(node.input)
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                read |= edges_read(inner.node) | {o.name for o in inner.output}
+    return read
+
+
 def free_names(graph: onnx.GraphProto, taken: Iterable[str]) -> dict[str, str]:
     """Rename the graph's own edges that carry one of our names; returns old → new for each name in `taken`."""
     renamed = {name: f"net/{name}" for name in taken}
@@ -47,7 +58,7 @@ def free_names(graph: onnx.GraphProto, taken: Iterable[str]) -> dict[str, str]:
     return renamed
 
 
-def add_stem(g: Builder, graph: onnx.GraphProto, normalise: Normalise, nhwc: bool = False) -> None:
+def add_stem(g: Builder, graph: onnx.GraphProto, normalise: Normalise) -> None:
     """Feed the network's input from `images`: NHWC → NCHW, cast, colour order, (x − mean) · scale.
 
     Scale and colour order move into the first convolution's weights where it is the input's only reader
@@ -57,12 +68,12 @@ def add_stem(g: Builder, graph: onnx.GraphProto, normalise: Normalise, nhwc: boo
     source = inputs_of(graph)[0]
     element = source.type.tensor_type.elem_type
     folded = _fold_into_convolution(graph, source.name, normalise)
-    x = IMAGES if nhwc else g.op("Transpose", IMAGES, perm=[0, 3, 1, 2])
+    x = g.op("Transpose", IMAGES, perm=[0, 3, 1, 2])
     x = g.cast(x)
-    shape = (1, 1, 1, 3) if nhwc else (1, 3, 1, 1)
+    shape = (1, 3, 1, 1)
     mean, scale = (np.asarray(v, np.float32) for v in (normalise.mean, normalise.scale))
     if normalise.colour == "rgb" and not folded:
-        x = g.op("Gather", x, g.const([2, 1, 0], "int64"), axis=3 if nhwc else 1)
+        x = g.op("Gather", x, g.const([2, 1, 0], "int64"), axis=1)
     if normalise.colour == "rgb" and folded:
         mean = mean[::-1]
     if mean.any():
@@ -97,12 +108,15 @@ def _fold_into_convolution(graph: onnx.GraphProto, edge: str, normalise: Normali
 def finish(
     model: onnx.ModelProto, stem: Builder, head: Builder, size: tuple[int, int], batch: int | str, k: int
 ) -> None:
-    """Wire stem and head into the model in place and declare the deploy graph's inputs and outputs."""
+    """Wire stem and head into the model in place, declare its inputs and outputs, drop weights that nothing reads."""
     graph = model.graph
     nodes = [*stem.nodes, *graph.node, *head.nodes]
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
-    graph.initializer.extend([*stem.initializers, *head.initializers])
+    read = edges_read(nodes)
+    weights = [t for t in (*graph.initializer, *stem.initializers, *head.initializers) if t.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(weights)
     shapes = {IMAGES: (TensorProto.UINT8, [batch, *size, 3]), THRESHOLDS: (TensorProto.FLOAT, [batch, 2])}
     graph.input.extend(helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items())
     kinds = [(TensorProto.FLOAT, [batch, k, 6]), (TensorProto.INT32, [batch]), (TensorProto.BOOL, [batch])]
