@@ -7,13 +7,14 @@ the family's exporter writes. Nothing here calls the code under test.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import onnx
 import oracles
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 # kind → (family, strides, number that the input's values reach once normalised)
 KINDS = {
@@ -81,6 +82,20 @@ def network(
     colliding: bool = False,
 ) -> onnx.ModelProto:
     """A network of one of `KINDS`. size: (height, width). colliding: its edges carry the deploy graph's names."""
+    return onnx.load_from_string(_network(kind, size, classes, batch, opset, dtype, seed, colliding))
+
+
+@cache
+def _network(
+    kind: str,
+    size: tuple[int, int],
+    classes: int,
+    batch: int | str,
+    opset: int,
+    dtype: type,
+    seed: int,
+    colliding: bool,
+) -> bytes:
     _, strides, magnitude = KINDS[kind]
     net = Net(seed, opset, dtype)
     trunk = net.op("Tanh", net.conv("input", 3, 6, 2, magnitude))
@@ -114,7 +129,7 @@ def network(
         rename(graph, dict(zip(edges, COLLIDING, strict=True)))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9 if opset > 18 else 7)
     onnx.checker.check_model(model, full_check=True)
-    return model
+    return model.SerializeToString()
 
 
 def rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
@@ -160,9 +175,7 @@ def _yolox(net: Net, trunk: str, strides: Sequence[int], classes: int, cells: ND
     return net.op("Concat", centre, extent, net.slice(rows, 4, 5 + classes, 2), axis=2)
 
 
-def _nanodet(
-    net: Net, trunk: str, strides: Sequence[int], classes: int, bins: int
-) -> tuple[list[str], list[str]]:
+def _nanodet(net: Net, trunk: str, strides: Sequence[int], classes: int, bins: int) -> tuple[list[str], list[str]]:
     """Scores [B, n, C] and distance logits [B, n, 4 · bins] of each stride."""
     scores, sides = [], []
     for s in strides:
@@ -189,7 +202,9 @@ def reference(model: onnx.ModelProto, kind: str, images: NDArray[np.uint8], clas
 
     family, _, _ = KINDS[kind]
     size = images.shape[1:3]
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (source,) = session.get_inputs()
     element = np.float16 if "float16" in source.type else np.float32
     found = []

@@ -36,13 +36,36 @@ def settle_card(
     """
     said = read_card(card) if card else {}
     own = _loads(facts.metadata[METADATA_KEY], "the model's own card") if METADATA_KEY in facts.metadata else {}
+    wanted = family_name or said.get("family")
+    if wanted and own.get("family") != wanted:  # all but the names belongs to the family that it is not
+        own = {k: v for k, v in own.items() if k == "names"}
     fields = own | said | ({"family": family_name} if family_name else {}) | ({"names": names} if names else {})
-    if not fields.keys() >= {"family", "names", "normalise"}:
+    _check_kinds(fields)
+    if not fields.keys() >= _SETTLED:
         hint = _from_ultralytics(facts.metadata)
         guessed = _recognise(facts, fields.get("family"), fields.get("names") or hint.get("names"))
-        fields = guessed | hint | fields
+        params = {**guessed["params"], **fields.get("params", {})}
+        fields = guessed | hint | fields | {"params": params}
     fields = fields | {"input_size": facts.size}
     return card_from_dict(fields)
+
+
+# What must be known for the shapes not to be asked; and JSON's kind of those fields that are used before the card is.
+_SETTLED = {f.name for f in dataclasses.fields(ModelCard)} - {"input_size", "task"}
+_KINDS: dict[str, tuple[type, ...]] = {"family": (str,), "names": (list, tuple), "params": (Mapping,)}
+
+
+def _check_kinds(fields: Mapping[str, Any]) -> None:
+    for key, kinds in _KINDS.items():
+        if key in fields and not isinstance(fields[key], kinds):
+            raise CardError(
+                problem(
+                    f"the card's {key} cannot be read",
+                    got=repr(fields[key])[:60],
+                    expected={"family": "a string", "names": "a list", "params": "a JSON object"}[key],
+                    remedy="`eyas info MODEL --format json` prints a card to start from.",
+                )
+            )
 
 
 def _from_ultralytics(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -158,9 +181,12 @@ def card_from_dict(fields: Mapping[str, Any]) -> ModelCard:
     """The reverse of `card_to_dict`. Raises CardError for unknown, missing or unfit fields."""
     known = {f.name for f in dataclasses.fields(ModelCard)}
     unknown = sorted(fields.keys() - known)
+    _check_kinds(fields)
     try:
         if unknown:
             raise TypeError(f"unknown fields {', '.join(unknown)}")
+        if fields.get("task", "detect") != "detect":
+            raise ValueError(f"task {fields['task']!r}, where only detect is supported")
         norm = fields["normalise"]
         normalise = Normalise(norm["colour"], _floats(norm["mean"]), _floats(norm["scale"]))
         size = (int(fields["input_size"][0]), int(fields["input_size"][1]))
@@ -202,14 +228,14 @@ def read_names(path: Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in _read_text(path, "names").rstrip().splitlines())
     if not names or not all(names):
         raise CardError(
-            problem(f"{path} is no list of names", got="an empty line", expected="one name a line", remedy="")
+            problem(f"{path} is no list of names", got="an empty line", expected="one name a line", remedy="Mend it.")
         )
     return names
 
 
 def _read_text(path: Path, what: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Windows editors put a mark first
     except (OSError, UnicodeDecodeError) as error:
         raise CardError(
             problem(f"the {what} file cannot be read", got=f"{path}: {error}", expected="a text file", remedy="")

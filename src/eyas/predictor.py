@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from os import PathLike
@@ -97,13 +98,14 @@ class Model:
         self._lock = threading.Lock()
         self._said_full = False
         self._closed = False
+        self._running = 0
+        self._idle = threading.Condition()  # guards _running; not _lock, which is held while an engine compiles
 
     def engine(self, hint: Hint = "latency") -> Engine:
         """The engine for one way of use, compiled on first call."""
         hint = self._hint or hint
         with self._lock:
-            if self._closed:
-                raise EyasError("the model is closed: load it again, or keep it open (`with eyas.load(…) as model`)")
+            self._check_open()
             if hint not in self._engines:
                 self._engines[hint] = self._backend.open_engine(self._graph, replace(self._spec, hint=hint))
                 log.info("engine for %s: %s", hint, self._engines[hint].description)
@@ -140,7 +142,7 @@ class Model:
                     remedy=f"predict([{str(source)!r}]) goes through it, one Detections at a time.",
                 )
             )
-        return (_detections(p) for p in self.stream(source, conf=conf, iou=iou))
+        return _each(self.stream(source, conf=conf, iou=iou))
 
     def stream(
         self,
@@ -149,7 +151,7 @@ class Model:
         conf: float = CONFIDENCE,
         iou: float | None = None,
         max_pixels: int = MAX_PIXELS,
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """Frame and detections of every picture, in order; a picture that cannot be read carries its error.
 
         sources: as for `predict`, also one folder or glob. max_pixels: larger pictures are refused.
@@ -158,11 +160,11 @@ class Model:
 
     def stream_pictures(
         self, items: Iterable[Picture], *, conf: float = CONFIDENCE, iou: float | None = None
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """`stream` over pictures that are already listed (`eyas.source.pictures`)."""
         return self._stream(items, self._thresholds(conf, iou))
 
-    def _stream(self, items: Iterable[Picture], limits: NDArray[np.float32]) -> Iterator[Prediction]:
+    def _stream(self, items: Iterable[Picture], limits: NDArray[np.float32]) -> Generator[Prediction, None, None]:
         engine = self.engine("throughput")
         workers = engine.parallel + 1
         slots = threading.local()
@@ -203,9 +205,25 @@ class Model:
             done.append(Prediction(picture.source_id, frame))
         if not boxes:
             return done
-        outputs = engine.infer(slots.images[: len(boxes)], np.repeat(limits, len(boxes), axis=0))
+        outputs = self._infer(engine, slots.images[: len(boxes)], np.repeat(limits, len(boxes), axis=0))
         found = iter([self._rows_to_detections(outputs, i, box, limits) for i, box in enumerate(boxes)])
         return [p if p.error else replace(p, detections=next(found)) for p in done]
+
+    def _infer(self, engine: Engine, images: Image, limits: NDArray[np.float32]) -> Outputs:
+        """One call that `close` waits for; none begins on a closed model, whose engine could hang or crash."""
+        with self._idle:
+            self._check_open()
+            self._running += 1
+        try:
+            return engine.infer(images, limits)
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EyasError("the model is closed: load it again, or keep it open (`with eyas.load(…) as model`)")
 
     def _rows_to_detections(self, outputs: Outputs, i: int, box: Letterbox, limits: NDArray[np.float32]) -> Detections:
         """Image i's rows, suppressed on the host where the graph did not finish, in source pixels."""
@@ -227,14 +245,16 @@ class Model:
     def _thresholds(self, conf: float, iou: float | None) -> NDArray[np.float32]:
         values = {"conf": conf, "iou": self.card.iou if iou is None else iou}
         for name, value in values.items():
-            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            if not isinstance(value, (int, float, np.integer, np.floating)) or not 0 <= value <= 1:
                 raise OptionError(problem(f"{name} is out of range", got=value, expected="a number 0 to 1", remedy=""))
         return np.array([list(values.values())], np.float32)
 
     def close(self) -> None:
-        """Free the engines; predictions under way finish first."""
-        with self._lock:
+        """Free the engines; calls under way finish first, and a stream that goes on raises EyasError."""
+        with self._idle:
             self._closed = True
+            self._idle.wait_for(lambda: not self._running)
+        with self._lock:
             while self._engines:
                 self._engines.popitem()[1].close()
 
@@ -245,6 +265,12 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _each(predictions: Generator[Prediction, None, None]) -> Iterator[Detections]:
+    with closing(predictions):  # at an error too, before it is handled
+        for prediction in predictions:
+            yield _detections(prediction)
 
 
 def _detections(prediction: Prediction) -> Detections:

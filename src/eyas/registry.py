@@ -28,7 +28,7 @@ def names(kind: Kind) -> dict[str, str]:
 
 
 def get(kind: Kind, name: str) -> ModuleType:
-    """Import one plug-in. Raises OptionError with the known names when there is none of that name."""
+    """Import one plug-in. Raises OptionError where there is none of that name, or where it cannot be imported."""
     known = names(kind)
     if name not in known:
         near = difflib.get_close_matches(name, known)
@@ -40,4 +40,14 @@ def get(kind: Kind, name: str) -> ModuleType:
                 remedy=f"Did you mean {near[0]}?" if near else "",
             )
         )
-    return importlib.import_module(known[name])
+    try:
+        return importlib.import_module(known[name])
+    except ImportError as error:
+        raise OptionError(
+            problem(
+                f"the plug-in {name} cannot be imported",
+                got=f"{known[name]}: {error}",
+                expected=f"a module, as the entry point's value in the group eyas.{kind}",
+                remedy="Mend or uninstall the package that brings it.",
+            )
+        ) from error

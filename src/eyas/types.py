@@ -134,14 +134,14 @@ class BuildSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        low, usual, high = self.batch
-        if not 1 <= low <= usual <= high <= 4096:
+        whole = isinstance(self.batch, tuple) and all(isinstance(b, int) for b in self.batch)
+        if not whole or len(self.batch) != 3 or not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2] <= 4096:
             raise OptionError(
                 problem(
                     "the batch range is wrong",
                     got=self.batch,
-                    expected="1 ≤ smallest ≤ usual ≤ largest ≤ 4096",
-                    remedy="Write it as --batch N or batch=(1, 8, 32).",
+                    expected="three whole numbers, 1 ≤ smallest ≤ usual ≤ largest ≤ 4096",
+                    remedy="For instance (1, 8, 32); --batch and load(batch=…) take the largest alone.",
                 )
             )
         choices = {"precision": ("auto", "fp32", "fp16", "bf16"), "hint": ("latency", "throughput")}
@@ -168,8 +168,8 @@ class Detections:
     tracker_id: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        n = len(self.xyxy)
-        shapes: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
+        n = len(self.xyxy) if isinstance(self.xyxy, np.ndarray) and self.xyxy.ndim else 0
+        shapes: dict[str, tuple[object, tuple[int, ...]]] = {
             "xyxy": (self.xyxy, (n, 4)),
             "confidence": (self.confidence, (n,)),
             "class_id": (self.class_id, (n,)),
@@ -177,12 +177,12 @@ class Detections:
         if self.tracker_id is not None:
             shapes["tracker_id"] = (self.tracker_id, (n,))
         for name, (array, shape) in shapes.items():
-            if array.shape != shape:
+            if not isinstance(array, np.ndarray) or array.shape != shape:
                 raise EyasError(
                     problem(
                         f"Detections.{name} does not fit the other arrays",
-                        got=f"shape {list(array.shape)}",
-                        expected=f"shape {list(shape)}",
+                        got=f"shape {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__,
+                        expected=f"a numpy array of shape {list(shape)}",
                         remedy="All arrays have one row per object.",
                     )
                 )
@@ -209,7 +209,7 @@ class Detections:
     @property
     def class_name(self) -> list[str]:
         """The name of each object's class, or its number where there is no name."""
-        return [self.names[i] if i < len(self.names) else str(i) for i in self.class_id.tolist()]
+        return [self.names[i] if 0 <= i < len(self.names) else str(i) for i in self.class_id.tolist()]
 
     def to_dict(self) -> list[dict[str, Any]]:
         """One plain dictionary per object, ready for JSON; coordinates to 0.01 px, confidence to 1e-4."""

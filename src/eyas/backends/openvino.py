@@ -7,6 +7,7 @@ fp32; the deploy graph has neither after the network (see `eyas.graph.head`), so
 from __future__ import annotations
 
 import queue
+import threading
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,6 +23,10 @@ from eyas.types import BuildSpec, Image
 
 # Our words → OpenVINO's element types, and the capability that a device lists for each.
 TYPES = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
+
+# Two threads whose very first calls pass NumPy arrays to OpenVINO can block each other for ever: the bindings set up
+# their NumPy access inside a C++ once-guard that lets go of the GIL (seen with 2026.4). One thread goes first.
+_FIRST_CALL = threading.Lock()
 
 
 def missing() -> str | None:
@@ -89,7 +94,10 @@ def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OpenVinoEngine:
         raise BackendError(
             problem("OpenVINO refuses the model", got=str(error)[-300:], expected="a graph it can run", remedy="")
         ) from error
-    return OpenVinoEngine(compiled, device, fixed)
+    engine = OpenVinoEngine(compiled, device, fixed)
+    with _FIRST_CALL:
+        engine.infer(np.zeros((low, int(height), int(width), 3), np.uint8), np.ones((low, 2), np.float32))
+    return engine
 
 
 def _with_wide_ends(model: onnx.ModelProto) -> onnx.ModelProto:

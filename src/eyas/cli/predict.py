@@ -7,7 +7,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,16 +72,19 @@ def run(args: argparse.Namespace) -> int:
         model.engine()
         start = time.perf_counter()
         results = model.stream_pictures(items, conf=args.conf, iou=args.iou)
+        lines_show_progress = table is None and sys.stdout.isatty()
+        bar = sys.stderr.isatty() and not args.quiet and not lines_show_progress and len(items) >= 2 * FEW
         try:
-            for prediction in _with_progress(results, len(items), args.quiet):
-                for sink in sinks:
-                    sink.write(prediction)
-                if table:
-                    table.add(prediction)
-                else:
-                    _print_json(prediction)
-                found.update(prediction.detections.class_name if prediction.detections else ())
-                failed += prediction.error is not None
+            with closing(_with_progress(results, len(items)) if bar else results) as results:
+                for prediction in results:
+                    for sink in sinks:
+                        sink.write(prediction)
+                    if table:
+                        table.add(prediction)
+                    else:
+                        _print_json(prediction)
+                    found.update(prediction.detections.class_name if prediction.detections else ())
+                    failed += prediction.error is not None
         finally:
             if table:
                 table.print()  # after an interruption too: what was finished
@@ -92,7 +96,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _refuse_to_overwrite(folder: Path | None, items: list[Picture]) -> None:
     """Raise OptionError if a drawn picture could take the place of one that is still to be read."""
-    inside = [i.source_id for i in items if folder and Path(i.source_id).resolve().parent == folder.resolve()]
+    if folder is None:
+        return
+    target = folder.resolve()
+    paths = [Path(i.source_id) for i in items if i.source_id != "stdin"]
+    inside = [p for p in paths if target in (p.parent.resolve(), p.resolve().parent)]
     if inside:
         raise OptionError(
             problem(
@@ -151,8 +159,10 @@ class _Table:
             table.add_row(escape(source), size, escape(text), style="red" if text.startswith("error: ") else None)
         console = Console()
         if not console.is_terminal:  # a pipe or a file has no width to wrap at
-            console = Console(width=max([80, *(sum(map(len, row)) + 8 for row in self._rows)]))
-        console.print(table)
+            console = Console(width=1_000_000)
+        with console.capture() as shown:  # rich itself would end with its own exit code where the reader has gone
+            console.print(table)
+        sys.stdout.write(shown.get())
 
 
 def _range(confidences: list[float]) -> str:
@@ -160,10 +170,10 @@ def _range(confidences: list[float]) -> str:
     return high if low == high else f"{low}–{high}"
 
 
-def _with_progress(items: Iterator[Prediction], total: int, quiet: bool) -> Iterable[Prediction]:
-    if quiet or total < 2 * FEW or not sys.stderr.isatty():
-        return items
+def _with_progress(items: Generator[Prediction, None, None], total: int) -> Generator[Prediction, None, None]:
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
-    return track(items, "predicting", total, console=Console(stderr=True), transient=True)
+    # Unless told otherwise, rich sends what is printed meanwhile to its own console: results would go to stderr.
+    with closing(items), Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        yield from bar.track(items, total, description="predicting")

@@ -11,8 +11,11 @@ padding 0 scores a little higher on COCO for both g and m, so it is the default 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from eyas.errors import CardError, problem
 from eyas.families import Guess, cells_at, check_outputs, grid
 from eyas.graph.builder import Builder
 from eyas.graph.head import Cells
@@ -64,9 +67,26 @@ def _pairs(facts: Facts, strides: tuple[int, ...], bins: int) -> list[tuple[str,
     return pairs
 
 
+def _params(card: ModelCard) -> tuple[tuple[int, ...], int, float]:
+    """Strides, bins and shift of a card. Raises CardError where they are missing or no numbers over 0."""
+    params: dict[str, Any] = {"strides": None, "bins": None, "shift": None} | dict(card.params)
+    strides, bins, shift = params["strides"], params["bins"], params["shift"]
+    numbers = [*strides, bins] if isinstance(strides, (list, tuple)) and strides else [None]
+    if not all(isinstance(n, int) and n > 0 for n in numbers) or not isinstance(shift, (int, float)):
+        raise CardError(
+            problem(
+                "the card's params do not fit nanodet",
+                got=dict(card.params),
+                expected="strides such as [8, 16, 32], bins such as 8, shift such as 0.5",
+                remedy="Leave params out of the card: the network's shapes tell them.",
+            )
+        )
+    return tuple(strides), bins, float(shift)
+
+
 def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:
     """Scores as they are; boxes as in the module's head."""
-    strides, bins = tuple(card.params["strides"]), int(card.params["bins"])
+    strides, bins, shift = _params(card)
     classes, count = len(card.names), cells_at(card.input_size, strides)
     expected = f"[B, {count}, {classes + 4 * bins}], or pairs [B, n, {classes}] and [B, n, {4 * bins}] a stride"
     check_outputs(card, _classes(facts, strides, bins) == classes, facts, expected)
@@ -77,7 +97,7 @@ def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:
         pairs = _pairs(facts, strides, bins)
         all_scores = g.op("Concat", *[g.cast(scores) for scores, _ in pairs], axis=1)
         raw = g.op("Concat", all_scores, g.op("Concat", *[g.cast(box) for _, box in pairs], axis=1), axis=2)
-    points, steps = grid(card.input_size, strides, float(card.params["shift"]))
+    points, steps = grid(card.input_size, strides, shift)
 
     def pick(index: str) -> tuple[str, str]:
         rows = g.take(raw, index, classes + 4 * bins, 1)

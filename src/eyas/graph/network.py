@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from eyas.errors import CardError, ModelError, problem
-from eyas.graph.surgery import dims_of, inputs_of
+from eyas.graph.surgery import dims_of, edges_read, inputs_of
 
 Shape = tuple[int | str, ...]
 
@@ -63,7 +63,7 @@ def read_network(path: Path) -> onnx.ModelProto:
             problem(f"{path} is not ONNX", got=f"a {path.suffix} file", expected=".onnx", remedy="Export it to ONNX.")
         )
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError as error:
         raise ModelError(
             problem(
@@ -85,15 +85,18 @@ def read_network(path: Path) -> onnx.ModelProto:
     _load_external(model, path)
     try:
         onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as error:
+        for tensor in model.graph.initializer:  # the checker lets some sizes and types pass that do not exist
+            numpy_helper.to_array(tensor)
+    except (onnx.checker.ValidationError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             problem(
                 f"{path} is not a valid network",
-                got=str(error).strip().splitlines()[0],
+                got=(str(error).strip().splitlines() or [type(error).__name__])[0],
                 expected="a graph that onnx.checker accepts",
                 remedy="It may be cut off: copy or export it again.",
             )
         ) from error
+    model.ir_version = max(model.ir_version, 4)  # before 4 every weight, ours too, would have to be listed as an input
     _widen_stored_weights(model.graph)
     return model
 
@@ -113,7 +116,7 @@ def _refuse_missing(path: Path) -> None:
 
 def _load_external(model: onnx.ModelProto, path: Path) -> None:
     folder = path.parent.resolve()
-    for tensor in model.graph.initializer:
+    for tensor in _tensors(model.graph):
         if not uses_external_data(tensor):
             continue
         where = next((e.value for e in tensor.external_data if e.key == "location"), "")
@@ -140,8 +143,22 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
         load_external_data_for_model(model, str(folder))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(
-            problem(f"{path}: weights unreadable", got=str(error), expected="data as the model describes", remedy="")
+            problem(
+                f"{path}: weights unreadable",
+                got=str(error),
+                expected="data as the model describes",
+                remedy="They may be cut off or of another export: copy or export them again.",
+            )
         ) from error
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every stored tensor: weights, constants of nodes, and those of inner graphs."""
+    yield from graph.initializer
+    for attribute in (a for node in graph.node for a in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
 
 
 def _widen_stored_weights(graph: onnx.GraphProto) -> None:
@@ -149,13 +166,15 @@ def _widen_stored_weights(graph: onnx.GraphProto) -> None:
     weights = {t.name: t for t in graph.initializer}
     stored = {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT16}
     casts = [n for n in graph.node if n.op_type == "Cast" and n.input[0] in stored and _casts_to_float(n)]
-    readers = [edge for node in graph.node for edge in node.input]
+    readers = [edge for node in graph.node for edge in edges_read([node])]
     for node in casts:
         if readers.count(node.input[0]) > 1:
             continue
         array = numpy_helper.to_array(weights[node.input[0]]).astype("float32")
         weights[node.input[0]].CopyFrom(numpy_helper.from_array(array, node.output[0]))
         graph.node.remove(node)
+        for listed in [i for i in graph.input if i.name == node.input[0]]:  # as exports before IR 4 list weights
+            graph.input.remove(listed)
 
 
 def _casts_to_float(node: onnx.NodeProto) -> bool:
@@ -188,12 +207,12 @@ def facts_of(model: onnx.ModelProto, size: tuple[int, int] | None = None) -> Fac
 
 def _fix_size(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: Shape, size: tuple[int, int] | None) -> None:
     free = any(isinstance(d, str) for d in shape[2:])
-    if not free and size not in (None, shape[2:]):
+    if size and any(isinstance(d, int) and d != given for d, given in zip(shape[2:], size, strict=True)):
         raise CardError(
             problem(
                 "the network's input size is fixed",
                 got=f"--imgsz {size}",
-                expected=f"{shape[2:]} (height, width), as exported",
+                expected=f"({shape[2]}, {shape[3]}) (height, width), as exported",
                 remedy="Leave --imgsz out, or export the network at that size.",
             )
         )
@@ -206,7 +225,7 @@ def _fix_size(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: Shape, 
                 remedy="Give it with --imgsz 640 or --imgsz 384x640 (height x width).",
             )
         )
-    known = all(isinstance(d, int) for o in model.graph.output for d in dims_of(o)[1:])
+    known = all(dims_of(o) and all(isinstance(d, int) for d in dims_of(o)[1:]) for o in model.graph.output)
     if not free and known:
         return
     batch = shape[0] if isinstance(shape[0], int) else "batch"

@@ -10,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from eyas.graph.builder import Builder
+from eyas.graph.surgery import edges_read
 
 
 def unfold_expectation(model: onnx.ModelProto) -> int:
@@ -87,7 +88,8 @@ def split_convolutions(model: onnx.ModelProto) -> int:
     """
     graph = model.graph
     weights = {t.name: t for t in graph.initializer}
-    readers = Counter(edge for node in graph.node for edge in node.input) + Counter(o.name for o in graph.output)
+    readers = Counter(edge for node in graph.node for edge in edges_read([node]))
+    readers.update(o.name for o in graph.output)
     convolutions = {n.output[0]: n for n in graph.node if n.op_type == "Conv" and readers[n.output[0]] == 1}
     instead: dict[str, list[onnx.NodeProto]] = {}
     for split in graph.node:

@@ -11,7 +11,7 @@ The deploy graph's edges, the same for every family and backend (B is the batch,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -31,9 +31,9 @@ def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 
 
 def dims_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
-    """The shape of a graph input or output; a name (or "?") where an axis is not fixed."""
+    """The shape of a graph input or output; a name (or "?") where an axis is not fixed (some exporters write −1)."""
     dims = value.type.tensor_type.shape.dim
-    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
+    return tuple(d.dim_value if d.dim_value > 0 else d.dim_param or "?" for d in dims)
 
 
 def edges_read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
@@ -49,13 +49,26 @@ def edges_read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
 
 def free_names(graph: onnx.GraphProto, taken: Iterable[str]) -> dict[str, str]:
     """Rename the graph's own edges that carry one of our names; returns old → new for each name in `taken`."""
-    renamed = {name: f"net/{name}" for name in taken}
+    used = edges_read(graph.node) | {edge for node in graph.node for edge in node.output}
+    renamed = {}
+    for name in taken:
+        renamed[name] = f"net/{name}"
+        while renamed[name] in used:
+            renamed[name] += "_"
+    _rename(graph, renamed)
+    return renamed
+
+
+def _rename(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
+    """Rename edges, those of inner graphs (If, Loop) included: ONNX allows no name twice in any of them."""
     for item in [*graph.input, *graph.output, *graph.initializer, *graph.value_info]:
         item.name = renamed.get(item.name, item.name)
     for node in graph.node:
         for edges in (node.input, node.output):
             edges[:] = [renamed.get(edge, edge) for edge in edges]
-    return renamed
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                _rename(inner, renamed)
 
 
 def add_stem(g: Builder, graph: onnx.GraphProto, normalise: Normalise) -> None:
@@ -86,12 +99,12 @@ def add_stem(g: Builder, graph: onnx.GraphProto, normalise: Normalise) -> None:
 
 def _fold_into_convolution(graph: onnx.GraphProto, edge: str, normalise: Normalise) -> bool:
     """Scale (and flip) the input channels of the convolution that alone reads `edge`; False if there is none."""
-    readers = [n for n in graph.node if edge in n.input]
+    readers = [n for n in graph.node if edge in edges_read([n])]
     weights = {t.name: t for t in graph.initializer}
     if len(readers) != 1 or readers[0].op_type != "Conv" or readers[0].input[1] not in weights:
         return False
     name = readers[0].input[1]
-    if sum(name in n.input for n in graph.node) != 1:
+    if sum(name in edges_read([n]) for n in graph.node) != 1:
         return False
     weight = numpy_helper.to_array(weights[name])
     if weight.ndim != 4 or weight.shape[1] != 3:
