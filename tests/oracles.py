@@ -21,19 +21,30 @@ def exceeds(boxes: NDArray[np.float32], iou: float) -> NDArray[np.bool_]:
 
 
 def detect(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], conf: float, iou: float, k: int, agnostic: bool = False
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    conf: float,
+    iou: float,
+    k: int,
+    agnostic: bool = False,
+    multi_label: bool = False,
+    suppress: bool = True,
 ) -> NDArray[np.float32]:
-    """Boxes [N, 4] and class scores [N, C] of one picture → kept rows [n, 6], greedily, best first, ties by index."""
-    class_id = scores.argmax(axis=1)
-    score = scores[np.arange(len(scores)), class_id]
-    candidates = sorted((-float(s), i) for i, s in enumerate(score) if s > F32(conf))  # false for NaN
+    """Boxes [N, 4] and class scores [N, C] of one picture → kept rows [n, 6], greedily, best first, ties by index.
+
+    multi_label: every class of a box is a candidate, not only its best. suppress: False keeps them all.
+    """
+    if multi_label:
+        pairs = [(float(s), i, c) for i, row in enumerate(scores) for c, s in enumerate(row)]
+    else:
+        pairs = [(float(row.max()), i, int(row.argmax())) for i, row in enumerate(scores)]
+    candidates = sorted((-s, i, c) for s, i, c in pairs if s > F32(conf))  # false for NaN
     clash = exceeds(boxes, iou).tolist()
-    kept: list[int] = []
-    for _, i in candidates[:k]:
-        if not any(clash[j][i] and (agnostic or class_id[j] == class_id[i]) for j in kept):
-            kept.append(i)
-    rows = [[*boxes[i], score[i], class_id[i]] for i in kept]
-    return np.array(rows, F32).reshape(-1, 6)
+    kept: list[tuple[int, int, float]] = []
+    for s, i, c in candidates[:k]:
+        if not suppress or not any(clash[j][i] and (agnostic or c == other) for j, other, _ in kept):
+            kept.append((i, c, -s))
+    return np.array([[*boxes[i], s, c] for i, c, s in kept], F32).reshape(-1, 6)
 
 
 # The whole pipeline as the articles write it: one picture at a time, everything but the network in NumPy.

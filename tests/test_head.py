@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from eyas.graph.builder import Builder
-from eyas.graph.head import Cells, HeadSpec, append_head
+from eyas.graph.head import MOST_IN_GRAPH, Cells, HeadSpec, Rows, append_head, candidates_of
 from eyas.nms import greedy_nms
 
 N, C = 24, 3
@@ -26,7 +26,7 @@ def head_model(n: int, classes: int, spec: HeadSpec) -> onnx.ModelProto:
     graph = helper.make_graph([], "head", inputs, [])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     g = Builder(model, "head")
-    pick = lambda index: (g.take("scores", index, classes, 1), g.take("boxes", index, 4, 1))  # noqa: E731
+    pick = lambda index: Rows(g.take("scores", index, classes, 1), g.take("boxes", index, 4, 1))  # noqa: E731
     edges = append_head(g, Cells("scores", 2, n, classes, pick), spec, "thresholds")
     kinds = {TensorProto.FLOAT: [None, None, 6], TensorProto.INT32: [None], TensorProto.BOOL: [None]}
     model.graph.node.extend(g.nodes)
@@ -42,22 +42,27 @@ def head_model(n: int, classes: int, spec: HeadSpec) -> onnx.ModelProto:
 def runner(runtime: str, n: int = N, classes: int = C, k: int = N, agnostic: bool = False):
     """A function from (boxes, scores, thresholds) to the head's three outputs."""
     model = head_model(n, classes, HeadSpec(k, agnostic=agnostic))
+    return lambda *feeds: run_model(runtime, model, feeds)
+
+
+def run_model(runtime: str, model: onnx.ModelProto, feeds):
+    """The three outputs of a head for boxes, scores and thresholds."""
     if runtime == "onnxruntime":
         ort = pytest.importorskip("onnxruntime", reason="the extra `ort` is not installed")
         session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        return lambda *feeds: session.run(None, dict(zip(("boxes", "scores", "thresholds"), feeds, strict=True)))
+        return session.run(None, dict(zip(("boxes", "scores", "thresholds"), feeds, strict=True)))
     import openvino
 
-    compiled = openvino.Core().compile_model(
-        openvino.Core().read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
-    return lambda *feeds: list(compiled(list(feeds)).values())
+    network = openvino.Core().read_model(model.SerializeToString())
+    compiled = openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return list(compiled(list(feeds)).values())
 
 
 def finished(outputs, i: int, iou: float, agnostic: bool = False) -> NDArray[np.float32]:
     """Image i's rows as the product finishes them on the host."""
     detections, count, converged = (o[i] for o in outputs)
     rows = detections[:count]
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
     return rows if converged else rows[greedy_nms(rows[:, :4], rows[:, 5], iou, agnostic)]
 
 
@@ -154,3 +159,80 @@ def test_wanted_classes_only():
     for i in range(4):
         want = oracles.detect(boxes[i], scores[i], 0.25, 0.5, N)
         np.testing.assert_array_equal(finished(outputs, i, 0.5), want)
+
+
+def option_model(spec: HeadSpec, *, logits: bool = False, suppress: str = "graph", classes_first: bool = False):
+    """A head whose boxes also carry two extra columns: the cell's number and its square."""
+    names = {"boxes": [None, N, 4], "scores": [None, C, N] if classes_first else [None, N, C], "thresholds": [None, 2]}
+    inputs = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in names.items()]
+    model = helper.make_model(
+        helper.make_graph([], "head", inputs, []), opset_imports=[helper.make_opsetid("", 18)], ir_version=8
+    )
+    g = Builder(model, "head")
+    axis = 1 if classes_first else 2
+
+    def pick(index: str) -> Rows:
+        number = g.over_axes("Unsqueeze", g.cast(index), [2])
+        extras = g.op("Concat", number, g.op("Mul", number, number), axis=2)
+        return Rows(g.take("scores", index, C, 3 - axis), g.take("boxes", index, 4, 1), extras)
+
+    cells = Cells("scores", axis, N, C, pick, logits=logits, suppress=suppress, extras=2)
+    edges = append_head(g, cells, spec, "thresholds")
+    shapes = ([None, candidates_of(cells, spec), 8], [None], [None])
+    kinds = (TensorProto.FLOAT, TensorProto.INT32, TensorProto.BOOL)
+    model.graph.node.extend(g.nodes)
+    model.graph.initializer.extend(g.initializers)
+    outputs = zip(edges, kinds, shapes, strict=True)
+    model.graph.output.extend(helper.make_tensor_value_info(e, t, s) for e, t, s in outputs)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("suppress", ["graph", "host", "never"])
+@pytest.mark.parametrize(("multi_label", "k"), [(False, N), (True, 30), (True, 3000)])
+@pytest.mark.parametrize("classes_first", [False, True])
+def test_every_option_of_the_head(runtime: str, suppress: str, multi_label: bool, k: int, classes_first: bool):
+    model = option_model(HeadSpec(k, multi_label=multi_label), suppress=suppress, classes_first=classes_first)
+    boxes, scores = random_cases(np.random.default_rng(k), 60)
+    scores = np.nan_to_num(scores, nan=0.0)
+    limits = np.tile(np.array([[0.25, 0.5]], np.float32), (60, 1))
+    feeds = [boxes, scores.transpose(0, 2, 1).copy() if classes_first else scores, limits]
+    outputs = run_model(runtime, model, feeds)
+    for i in range(60):
+        got = finished(outputs, i, 0.5)
+        want = oracles.detect(boxes[i], scores[i], 0.25, 0.5, k, False, multi_label, suppress != "never")
+        np.testing.assert_array_equal(got[:, :6], want)
+        for row in got:
+            cell = int(row[6])
+            np.testing.assert_array_equal(boxes[i, cell], row[:4])
+            assert row[7] == cell**2
+        assert outputs[2][i] or suppress != "never"
+        assert not (suppress == "host" and outputs[2][i])
+
+
+def test_above_the_limit_of_the_graph_the_host_suppresses():
+    n = MOST_IN_GRAPH + 1
+    rng = np.random.default_rng(5)
+    corner = rng.integers(0, 300, (1, n, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(5, 60, (1, n, 2))], -1).astype(np.float32)
+    scores = np.round(rng.random((1, n, C)), 2).astype(np.float32)
+    outputs = runner("onnxruntime", n, C, n)(boxes, scores, np.array([[0.1, 0.5]], np.float32))
+    assert not outputs[2][0]
+    want = oracles.detect(boxes[0], scores[0], 0.1, 0.5, n)
+    assert 100 < len(want) < n
+    np.testing.assert_array_equal(finished(outputs, 0, 0.5), want)
+
+
+def test_logits_are_squashed_after_the_maximum():
+    boxes, scores = random_cases(np.random.default_rng(2), 20)
+    scores = np.clip(np.nan_to_num(scores, nan=0.0), 0.01, 0.98) + np.float32(0.003)  # none at the threshold itself
+    limits = np.tile(np.array([[0.25, 0.5]], np.float32), (20, 1))
+    for multi_label in (False, True):
+        model = option_model(HeadSpec(3 * N, multi_label=multi_label), logits=True)
+        outputs = run_model("onnxruntime", model, [boxes, np.log(scores / (1 - scores)), limits])
+        for i in range(20):
+            got = finished(outputs, i, 0.5)
+            want = oracles.detect(boxes[i], scores[i], 0.25, 0.5, 3 * N, False, multi_label)
+            assert len(got) == len(want)
+            np.testing.assert_allclose(np.sort(got[:, 4]), np.sort(want[:, 4]), atol=1e-6)

@@ -22,7 +22,7 @@ from eyas.build import deploy_graph, open_network
 from eyas.errors import BackendError, CardError, OptionError
 from eyas.families import Family, Guess, cells_at, grid
 from eyas.graph.builder import Builder
-from eyas.graph.head import Cells, HeadSpec
+from eyas.graph.head import Cells, HeadSpec, Rows
 from eyas.graph.network import Facts, facts_of
 from eyas.types import BuildSpec, ModelCard, Normalise
 
@@ -98,9 +98,9 @@ def own_family() -> ModuleType:
         corners, chances = facts.outputs  # named as in the graph, whatever it has been renamed to
         count, classes = cast(int, facts.outputs[corners][1]), len(card.names)
 
-        def pick(index: str) -> tuple[str, str]:
+        def pick(index: str) -> Rows:
             boxes = g.op("Mul", g.take(corners, index, 4, 1), g.const(float(card.params["unit"])))
-            return g.take(chances, index, classes, 2), boxes
+            return Rows(g.take(chances, index, classes, 2), boxes)
 
         return Cells(chances, 1, count, classes, pick)
 
@@ -242,7 +242,7 @@ def test_a_decode_makes_the_cells_that_it_promises(kind: str):
     g = Builder(model, "head")
     cells = families.family(family_name).decode(g, card, facts)
     assert (cells.count, cells.classes) == (cells_at((96, 64), strides), 3)
-    scores, boxes = cells.pick(g.const(np.zeros((1, 2)), "int64"))
+    scores, boxes, _ = cells.pick(g.const(np.zeros((1, 2)), "int64"))
     wanted = {cells.scores: 3, scores: 3, boxes: 3} | ({cells.objectness: 2} if cells.objectness else {})
     model.graph.node.extend(g.nodes)
     model.graph.initializer.extend(g.initializers)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from eyas.errors import (
         BackendError,
         CardError,
+        DataError,
         EyasError,
         ImageError,
         ModelError,
@@ -36,6 +37,7 @@ _HOME = {
     "errors": (
         "BackendError",
         "CardError",
+        "DataError",
         "EyasError",
         "ImageError",
         "ModelError",
@@ -53,6 +55,7 @@ __all__ = [
     "BackendError",
     "BuildSpec",
     "CardError",
+    "DataError",
     "Detections",
     "EyasError",
     "Frame",

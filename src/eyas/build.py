@@ -15,7 +15,7 @@ import onnx
 from eyas.card import METADATA_KEY, card_to_dict, settle_card
 from eyas.families import family
 from eyas.graph.builder import Builder
-from eyas.graph.head import HeadSpec, append_head
+from eyas.graph.head import HeadSpec, append_head, candidates_of
 from eyas.graph.network import Facts, facts_of, read_network
 from eyas.graph.rewrite import split_convolutions, unfold_expectation
 from eyas.graph.surgery import IMAGES, OUTPUTS, THRESHOLDS, add_stem, finish, free_names
@@ -71,8 +71,7 @@ def deploy_graph(network: Network, head: HeadSpec) -> onnx.ModelProto:
     cells = family(card.family).decode(tail, card, facts)
     for edge, name in zip(append_head(tail, cells, head, THRESHOLDS), OUTPUTS, strict=True):
         tail.op("Identity", edge, out=name)
-    rows = min(head.max_candidates, cells.count)
-    finish(model, stem, tail, card.input_size, facts.batch or "batch", rows)
+    finish(model, stem, tail, card.input_size, facts.batch or "batch", (candidates_of(cells, head), 6 + cells.extras))
     del model.metadata_props[:]
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(card_to_dict(card)))
     return model

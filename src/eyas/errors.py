@@ -7,6 +7,7 @@
     │   └── CardError    what the network is could not be settled, or contradicts its graph
     ├── BackendError     a runtime that is missing, refuses the model, or fails on it
     ├── SinkError        a result that cannot be written
+    ├── DataError        labels that cannot be read or do not fit the model
     └── OptionError      a setting out of its range
 
 Each message says what was got, what was expected and what to do: `problem()` writes it so.
@@ -43,10 +44,14 @@ class SinkError(EyasError):
     """A result cannot be written."""
 
 
+class DataError(EyasError):
+    """Labelled data cannot be read, contradicts itself, or does not fit the model."""
+
+
 class OptionError(EyasError, ValueError):
     """A setting is out of its range."""
 
 
 def problem(what: str, *, got: object, expected: str, remedy: str) -> str:
     """One message in the shape that every error of eyas has."""
-    return f"{what}: got {got}; expected {expected}. {remedy}"
+    return f"{what}: got {got}; expected {expected}. {remedy}".rstrip()

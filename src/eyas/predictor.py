@@ -59,6 +59,7 @@ def load(
     max_det: int = 300,
     classes: Sequence[int | str] | None = None,
     agnostic_nms: bool = False,
+    multi_label: bool = False,
 ) -> Model:
     """Open a bundled model ("nanodet") or an ONNX file, ready to predict.
 
@@ -66,7 +67,8 @@ def load(
     batch: pictures a call in `stream`. hint: None compiles for latency in `predict` of one picture and for
     throughput in `stream`; naming one compiles once, for both. family, names, imgsz (side, or (height, width)),
     card (a JSON file): what the network is, where its file does not say. max_det: the most objects a picture.
-    classes: only these, by id or name. agnostic_nms: a box may suppress one of another class.
+    classes: only these, by id or name. agnostic_nms: a box may suppress one of another class. multi_label: a cell may
+    report every class that passes, not only its best (for evaluation).
     Raises ModelError, CardError, OptionError or BackendError.
     """
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
@@ -77,7 +79,7 @@ def load(
         size=size,
         card=Path(card) if card else None,
     )
-    head = HeadSpec(max_det, class_ids(classes, network.card.names), agnostic_nms)
+    head = HeadSpec(max_det, class_ids(classes, network.card.names), agnostic_nms, multi_label)
     spec = BuildSpec(precision, (1, batch, batch), device=device, options=options or {})
     if network.facts.batch and network.facts.batch != batch:
         log.warning("the model's batch is fixed to %d: it runs %d at a time", *[network.facts.batch] * 2)
@@ -229,9 +231,12 @@ class Model:
         """Image i's rows, suppressed on the host where the graph did not finish, in source pixels."""
         rows = outputs.detections[i, : outputs.count[i]]
         conf, iou = limits[0]
+        rows = rows[np.argsort(-rows[:, 4], kind="stable")]  # a graph with very many leaves them in index order
         if not outputs.converged[i]:
             rows = rows[greedy_nms(rows[:, :4], rows[:, 5], float(iou), self._head.agnostic)]
-        if outputs.detections[i, -1, 4] > conf and not self._said_full:
+        # Evaluation takes every class of every cell down to scores that mean nothing: there it is no news.
+        full = outputs.detections[i, -1, 4] > conf and not self._head.multi_label
+        if full and not self._said_full:
             self._said_full = True
             log.warning(
                 "a picture has more than %d candidates; the weakest were left out: raise --max-det or --conf",

@@ -92,13 +92,13 @@ def candidates() -> list[Candidate]:
     """Every backend with what it would do here, best first."""
     found = []
     for name in registry.names("backends"):
-        module = cast(Backend, registry.get("backends", name))
-        if remedy := module.missing():
-            found.append(Candidate(name, "-", -1, f"not installed: {remedy}"))
-            continue
         try:
-            found.append(Candidate(name, module.version(), *module.fitness()))
-        except (BackendError, ImportError, OSError) as error:  # a broken runtime must not hide the others
+            module = cast(Backend, registry.get("backends", name))
+            if remedy := module.missing():
+                found.append(Candidate(name, "-", -1, f"not installed: {remedy}"))
+            else:
+                found.append(Candidate(name, module.version(), *module.fitness()))
+        except Exception as error:  # a broken runtime may raise anything and must not hide the others
             found.append(Candidate(name, "-", -1, f"broken: {error}"))
     return sorted(found, key=lambda c: -c.rank)
 

@@ -92,7 +92,12 @@ def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OpenVinoEngine:
         compiled = core.compile_model(network, device, config | dict(spec.options))
     except RuntimeError as error:
         raise BackendError(
-            problem("OpenVINO refuses the model", got=str(error)[-300:], expected="a graph it can run", remedy="")
+            problem(
+                "OpenVINO refuses the model",
+                got=str(error).strip().splitlines()[-1],
+                expected="a graph it can run",
+                remedy="",
+            )
         ) from error
     engine = OpenVinoEngine(compiled, device, fixed)
     with _FIRST_CALL:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from eyas import __version__
-from eyas.cli import info, predict
+from eyas.cli import info, predict, val
 from eyas.errors import EyasError
 
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     loudness = common.add_mutually_exclusive_group()
     loudness.add_argument("-q", "--quiet", action="store_true", help="say nothing but results and errors")
     loudness.add_argument("-v", "--verbose", action="store_true", help="say more, and show tracebacks")
-    for group in (predict, info):
+    for group in (predict, val, info):
         group.add(commands, common)
     return top
 
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("eyas: %(message)s"))
     logger = logging.getLogger("eyas")
-    logger.handlers, logger.level, logger.propagate = [handler], level, False
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(level)
     try:
         code = int(args.run(args))
         sys.stdout.flush()

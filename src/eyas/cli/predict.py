@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eyas.cli.model import add_engine_flags, add_head_flags, add_network_flags, open_model
+from eyas.cli.model import add_engine_flags, add_head_flags, add_network_flags, count, open_model
 from eyas.errors import OptionError, problem
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     out.add_argument("--csv", metavar="FILE", type=Path, help="one row an object")
     add_network_flags(p)
     add_engine_flags(p)
-    p.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default 178956970)")
+    p.add_argument("--max-pixels", type=count, metavar="N", help="refuse larger pictures (default 178956970)")
     p.set_defaults(run=run)
 
 
@@ -116,7 +116,8 @@ def _summary(places: dict[str, Path | None], total: int, failed: int, found: Cou
     what = ", ".join(f"{n} {name}" for name, n in found.most_common(6)) or "nothing"
     more = f" and {len(found) - 6} other classes" if len(found) > 6 else ""
     bad = f"; {failed} could not be read" if failed else ""
-    print(f"eyas: {total - failed} pictures in {seconds:.2f} s: {what}{more}{bad}", file=sys.stderr)
+    done = total - failed
+    print(f"eyas: {done} picture{'s' * (done != 1)} in {seconds:.2f} s: {what}{more}{bad}", file=sys.stderr)
     for what, where in places.items():
         if where:
             print(f"eyas: {WRITTEN[what]} in {where}", file=sys.stderr)

@@ -18,7 +18,7 @@ import numpy as np
 from eyas.errors import CardError, problem
 from eyas.families import Guess, cells_at, check_outputs, grid
 from eyas.graph.builder import Builder
-from eyas.graph.head import Cells
+from eyas.graph.head import Cells, Rows
 from eyas.graph.network import Facts
 from eyas.types import ModelCard, Normalise
 
@@ -99,7 +99,7 @@ def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:
         raw = g.op("Concat", all_scores, g.op("Concat", *[g.cast(box) for _, box in pairs], axis=1), axis=2)
     points, steps = grid(card.input_size, strides, shift)
 
-    def pick(index: str) -> tuple[str, str]:
+    def pick(index: str) -> Rows:
         rows = g.take(raw, index, classes + 4 * bins, 1)
         sides = g.slice(rows, classes, classes + 4 * bins, 2)
         sides = g.op("Softmax", g.op("Reshape", sides, g.const([0, 0, 4, bins], "int64")), axis=3)
@@ -108,6 +108,7 @@ def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:
         distance = g.op("Mul", distance, g.op("Gather", g.const(steps), index))
         point = g.op("Gather", g.const(points), index)
         low, high = g.slice(distance, 0, 2, 2), g.slice(distance, 2, 4, 2)
-        return g.slice(rows, 0, classes, 2), g.op("Concat", g.op("Sub", point, low), g.op("Add", point, high), axis=2)
+        xyxy = g.op("Concat", g.op("Sub", point, low), g.op("Add", point, high), axis=2)
+        return Rows(g.slice(rows, 0, classes, 2), xyxy)
 
     return Cells(all_scores, 2, count, classes, pick)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from eyas.families import Guess, cells_at, check_outputs
 from eyas.graph.builder import Builder
-from eyas.graph.head import Cells
+from eyas.graph.head import Cells, Rows
 from eyas.graph.network import Facts
 from eyas.types import ModelCard, Normalise
 
@@ -34,11 +34,11 @@ def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:
     check_outputs(card, shape[1:] == (4 + classes, count), facts, f"one output [B, {4 + classes}, {count}]")
     raw = g.cast(name)
 
-    def pick(index: str) -> tuple[str, str]:
+    def pick(index: str) -> Rows:
         rows = g.take(raw, index, 4 + classes, 2)
         box = g.op("Transpose", g.slice(rows, 0, 4, 1), perm=[0, 2, 1])
         centre, half = g.slice(box, 0, 2, 2), g.op("Mul", g.slice(box, 2, 4, 2), g.const(0.5))
         xyxy = g.op("Concat", g.op("Sub", centre, half), g.op("Add", centre, half), axis=2)
-        return g.slice(rows, 4, 4 + classes, 1), xyxy
+        return Rows(g.slice(rows, 4, 4 + classes, 1), xyxy)
 
     return Cells(g.slice(raw, 4, 4 + classes, 1), 1, count, classes, pick)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from eyas.families import Guess, cells_at, check_outputs, grid
 from eyas.graph.builder import Builder
-from eyas.graph.head import Cells
+from eyas.graph.head import Cells, Rows
 from eyas.graph.network import Facts
 from eyas.types import ModelCard, Normalise
 
@@ -38,7 +38,7 @@ def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:
     raw = g.cast(name)
     points, strides = grid(card.input_size, STRIDES, 0.0)
 
-    def pick(index: str) -> tuple[str, str]:
+    def pick(index: str) -> Rows:
         rows = g.take(raw, index, 5 + classes, 1)
         centre, extent = g.slice(rows, 0, 2, 2), g.slice(rows, 2, 4, 2)
         if not card.params.get("decoded", False):
@@ -47,7 +47,7 @@ def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:
             extent = g.op("Mul", g.op("Exp", extent), stride)
         half = g.op("Mul", extent, g.const(0.5))
         xyxy = g.op("Concat", g.op("Sub", centre, half), g.op("Add", centre, half), axis=2)
-        return g.slice(rows, 5, 5 + classes, 2), xyxy
+        return Rows(g.slice(rows, 5, 5 + classes, 2), xyxy)
 
     objectness = g.over_axes("Squeeze", g.slice(raw, 4, 5, 2), [2])
     return Cells(g.slice(raw, 5, 5 + classes, 2), 2, count, classes, pick, objectness)

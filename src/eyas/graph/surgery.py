@@ -4,7 +4,7 @@ The deploy graph's edges, the same for every family and backend (B is the batch,
 
     in   images      uint8   [B, H, W, 3]  BGR, already letterboxed
     in   thresholds  float32 [B, 2]        confidence and IoU, each image its own
-    out  detections  float32 [B, K, 6]     x1, y1, x2, y2 (network-input pixels), score, class id
+    out  detections  float32 [B, K, 6 + E] x1, y1, x2, y2 (network-input pixels), score, class id, extras
     out  count       int32   [B]           how many rows hold something
     out  converged   bool    [B]           false: the rows are candidates that the host must still suppress
 """
@@ -119,9 +119,12 @@ def _fold_into_convolution(graph: onnx.GraphProto, edge: str, normalise: Normali
 
 
 def finish(
-    model: onnx.ModelProto, stem: Builder, head: Builder, size: tuple[int, int], batch: int | str, k: int
+    model: onnx.ModelProto, stem: Builder, head: Builder, size: tuple[int, int], batch: int | str, rows: tuple[int, int]
 ) -> None:
-    """Wire stem and head into the model in place, declare its inputs and outputs, drop weights that nothing reads."""
+    """Wire stem and head into the model in place, declare its inputs and outputs, drop weights that nothing reads.
+
+    rows: how many rows the detections have, and how many columns.
+    """
     graph = model.graph
     nodes = [*stem.nodes, *graph.node, *head.nodes]
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
@@ -132,5 +135,5 @@ def finish(
     graph.initializer.extend(weights)
     shapes = {IMAGES: (TensorProto.UINT8, [batch, *size, 3]), THRESHOLDS: (TensorProto.FLOAT, [batch, 2])}
     graph.input.extend(helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items())
-    kinds = [(TensorProto.FLOAT, [batch, k, 6]), (TensorProto.INT32, [batch]), (TensorProto.BOOL, [batch])]
+    kinds = [(TensorProto.FLOAT, [batch, *rows]), (TensorProto.INT32, [batch]), (TensorProto.BOOL, [batch])]
     graph.output.extend(helper.make_tensor_value_info(n, t, s) for n, (t, s) in zip(OUTPUTS, kinds, strict=True))
