@@ -6,6 +6,9 @@ the strides 8, 16, 32. Input: RGB / 255, centred letterbox, padding 114. Format:
 
 from __future__ import annotations
 
+import onnx
+from onnx import helper
+
 from eyas.families import Guess, cells_at, check_outputs
 from eyas.graph.builder import Builder
 from eyas.graph.head import Cells, Rows
@@ -27,18 +30,40 @@ def recognise(facts: Facts) -> list[Guess]:
 
 
 def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:
-    """Scores as they are; boxes from centre and extent: centre ∓ extent / 2."""
+    """Scores as they are; boxes from centre and extent: centre ∓ extent / 2.
+
+    Where the output is Concat(boxes, Sigmoid(logits)), as Ultralytics writes it, its parts are read instead: the
+    sigmoid is then applied to the best class of each cell only (it is monotonic), and nothing is concatenated.
+    """
     classes = len(card.names)
     count = cells_at(card.input_size, STRIDES)
     ((name, shape),) = facts.outputs.items() if len(facts.outputs) == 1 else (("", ()),)
     check_outputs(card, shape[1:] == (4 + classes, count), facts, f"one output [B, {4 + classes}, {count}]")
-    raw = g.cast(name)
+    parts = _parts(g.model, name)
+    if parts:
+        boxes, scores = (g.cast(edge) for edge in parts)
+    else:
+        raw = g.cast(name)
+        boxes, scores = raw, g.slice(raw, 4, 4 + classes, 1)
 
     def pick(index: str) -> Rows:
-        rows = g.take(raw, index, 4 + classes, 2)
+        rows = g.take(boxes, index, 4 if parts else 4 + classes, 2)
         box = g.op("Transpose", g.slice(rows, 0, 4, 1), perm=[0, 2, 1])
         centre, half = g.slice(box, 0, 2, 2), g.op("Mul", g.slice(box, 2, 4, 2), g.const(0.5))
         xyxy = g.op("Concat", g.op("Sub", centre, half), g.op("Add", centre, half), axis=2)
-        return Rows(g.slice(rows, 4, 4 + classes, 1), xyxy)
+        chosen = g.take(scores, index, classes, 2) if parts else g.slice(rows, 4, 4 + classes, 1)
+        return Rows(chosen, xyxy)
 
-    return Cells(g.slice(raw, 4, 4 + classes, 1), 1, count, classes, pick)
+    return Cells(scores, 1, count, classes, pick, logits=parts is not None)
+
+
+def _parts(model: onnx.ModelProto, output: str) -> tuple[str, str] | None:
+    """The edges of boxes and class logits if the output is Concat(boxes, Sigmoid(logits)) and both are float."""
+    producer = {edge: node for node in model.graph.node for edge in node.output}
+    concat = producer.get(output)
+    if concat is None or concat.op_type != "Concat" or len(concat.input) != 2:
+        return None
+    sigmoid = producer.get(concat.input[1])
+    if sigmoid is None or sigmoid.op_type != "Sigmoid" or helper.get_node_attr_value(concat, "axis") not in (1, -2):
+        return None
+    return concat.input[0], sigmoid.input[0]

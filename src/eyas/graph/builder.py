@@ -35,6 +35,7 @@ class Builder:
     """
 
     def __init__(self, model: onnx.ModelProto, part: str) -> None:
+        self.model = model
         self._part = part
         self.opset = opset_of(model)
         if self.opset < MIN_OPSET:

@@ -49,6 +49,9 @@ def widen_last_products(model: onnx.ModelProto) -> int:
     Pattern: a Conv or matrix product (with its bias, where that is an Add of its own) on which no other one depends.
     OpenVINO rounds such a layer's results to bf16 although all that follows is fp32; fused with an activation, it
     writes fp32. A slope of 1 is an activation to the compiler and nothing to the numbers.
+
+    Results that only a Sigmoid or a Softmax reads are left alone: rounding x to 8 bits moves σ(x) by at most
+    max|x · σ'(x)| · 2⁻⁹ < 0.0005, and writing fp32 costs time. It matters where they *are* coordinates.
     """
     graph = model.graph
     producer = {edge: node for node in graph.node for edge in node.output}
@@ -67,7 +70,9 @@ def widen_last_products(model: onnx.ModelProto) -> int:
     for node in graph.node:
         if node.op_type in SIGNIFICANT and node.output[0] not in inner:
             after = readers.get(node.output[0], [])
-            last.append(after[0] if len(after) == 1 and after[0].op_type == "Add" else node)
+            end = after[0] if len(after) == 1 and after[0].op_type == "Add" else node
+            if not _only_squashed(end.output[0], readers):
+                last.append(end)
     instead = {}
     for node in last:
         edge, narrow = node.output[0], f"{node.output[0]}/narrow"
@@ -77,6 +82,28 @@ def widen_last_products(model: onnx.ModelProto) -> int:
         instead[edge] = [product, helper.make_node("LeakyRelu", [narrow], [edge], f"{edge}/wide", alpha=1.0)]
     _replace(graph, instead)
     return len(instead)
+
+
+# Operators that hand on values as they are; and those behind which rounding no longer matters.
+_MOVERS = frozenset(
+    {"Cast", "Identity", "Reshape", "Transpose", "Concat", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten"}
+    | {"Gather", "GatherElements", "ReduceMax"}
+)
+_SQUASHERS = frozenset({"Sigmoid", "Softmax", "ArgMax"})
+
+
+def _only_squashed(edge: str, readers: Mapping[str, list[onnx.NodeProto]]) -> bool:
+    """Whether all that is computed from the edge, but for moving and choosing values, squashes or compares them."""
+    todo, seen = [edge], {edge}
+    while todo:
+        for node in readers.get(todo.pop(), [onnx.NodeProto(op_type="(output)")]):
+            if node.op_type in _MOVERS:
+                fresh = set(node.output) - seen
+                seen |= fresh
+                todo.extend(fresh)
+            elif node.op_type not in _SQUASHERS:
+                return False
+    return True
 
 
 def split_convolutions(model: onnx.ModelProto) -> int:
