@@ -335,7 +335,7 @@ def test_a_missing_model_in_a_process_of_its_own() -> None:
         (["--classes", "80"], "ids from 0 to 79"),
         (["--backend", "opnvino"], "Did you mean openvino?"),
         (["--batch", "0"], "the batch range is wrong"),
-        (["--max-det", "0"], "max_candidates (--max-det) is out of range: got 0; expected 1 to 10000"),
+        (["--max-det", "0"], "max_candidates (--max-det) is out of range: got 0; expected 1 to 100000"),
         (["--names", "nope.txt"], "the names file cannot be read: got nope.txt"),
         (["--card", "nope.json"], "the card file cannot be read: got nope.json"),
         (["--json", "r.txt"], "got r.txt; expected a .json file"),

@@ -28,7 +28,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_argument("--device", metavar="NAME", help="the backend's own word, such as CPU or GPU")
     flags.add_argument("--precision", choices=["auto", "fp32", "fp16", "bf16"], default="auto")
     flags.add_argument("--half", action="store_const", const="fp16", dest="precision", help="same as --precision fp16")
-    flags.add_argument("--batch", type=count, default=1, metavar="N", help="pictures a call (default 1)")
+    flags.add_argument("--batch", type=int, default=1, metavar="N", help="pictures a call (default 1)")
     flags.add_argument("--hint", choices=["latency", "throughput"], help="default: what suits the number of pictures")
 
 
@@ -37,7 +37,7 @@ def add_head_flags(parser: argparse.ArgumentParser) -> None:
     flags = parser.add_argument_group("which detections")
     flags.add_argument("--conf", type=float, default=0.25, metavar="C", help="keep what scores above C (default 0.25)")
     flags.add_argument("--iou", type=float, metavar="T", help="NMS threshold (default: the model's own)")
-    flags.add_argument("--max-det", type=count, default=300, metavar="N", help="most objects a picture (default 300)")
+    flags.add_argument("--max-det", type=int, default=300, metavar="N", help="most objects a picture (default 300)")
     flags.add_argument("--classes", nargs="+", metavar="CLASS", help="only these, by name or number")
     flags.add_argument("--agnostic-nms", action="store_true", help="a box may suppress one of another class")
 
