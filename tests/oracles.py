@@ -96,6 +96,11 @@ def yolox(outputs, size: int | tuple[int, int], decoded: bool = False):
     return corners(np.concatenate([centre, np.exp(rows[:, 2:4]) * cell[:, 2:]], 1)), rows[:, 4:5] * rows[:, 5:]
 
 
+def yolov5(outputs, size: int | tuple[int, int]):
+    rows = outputs[0][0]
+    return corners(rows[:, :4]), rows[:, 4:5] * rows[:, 5:]
+
+
 def nanodet(outputs, size: int | tuple[int, int], plus: bool = False, classes: int = 80):
     if len(outputs) == 6:
         outputs = [np.concatenate([np.concatenate(outputs[:3], 1), np.concatenate(outputs[3:], 1)], 2)]
@@ -123,6 +128,7 @@ def blob_imagenet(canvas):
 # family → (decode, blob, padding, centred)
 RECIPES = {
     "yolov8": (yolov8, blob_rgb, 114, True),
+    "yolov5": (yolov5, blob_rgb, 114, True),
     "yolox": (yolox, blob_bgr, 114, False),
     "nanodet": (nanodet, blob_imagenet, 0, True),
 }

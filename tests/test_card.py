@@ -139,7 +139,13 @@ def test_shapes_of_no_family():
     odd = Facts(("batch", 3, 64, 64), {"boxes": ("n", 7)}, {}, frozenset())
     with pytest.raises(CardError) as caught:
         settle_card(odd)
-    for word in ("no family fits", "boxes [n, 7]", "nanodet | yolov8 | yolox", "(64, 64)", "docs/models.md"):
+    for word in (
+        "no family fits",
+        "boxes [n, 7]",
+        "detr | end2end | nanodet | yolov5 | yolov6 | yolov8 | yolox",
+        "(64, 64)",
+        "docs/models.md",
+    ):
         assert word in str(caught.value)
     with pytest.raises(CardError, match="does not look like yolox"):
         settle_card(odd, family_name="yolox")
@@ -175,7 +181,12 @@ def test_pairs_with_as_many_classes_as_distance_bins_are_told_apart_by_name():
 def test_an_unknown_family_lists_the_known_ones():
     with pytest.raises(OptionError) as caught:
         settle_card(facts(), family_name="yolo8")
-    for word in ("unknown family", "'yolo8'", "nanodet | yolov8 | yolox", "Did you mean yolov8?"):
+    for word in (
+        "unknown family",
+        "'yolo8'",
+        "detr | end2end | nanodet | yolov5 | yolov6 | yolov8 | yolox",
+        "Did you mean yolov8?",
+    ):
         assert word in str(caught.value)
 
 

@@ -110,7 +110,7 @@ def _recognise(facts: Facts, wanted: str | None, names: tuple[str, ...] | None) 
                 remedy="Check --family; see docs/models.md for each family's outputs.",
             )
         )
-    left = [(n, g) for n, g in readings if names is None or g.classes == len(names)]
+    left = [(n, g) for n, g in readings if names is None or g.classes in (None, len(names))]
     if not left:
         found = " | ".join(sorted({str(g.classes) for _, g in readings}))
         raise CardError(
@@ -122,9 +122,9 @@ def _recognise(facts: Facts, wanted: str | None, names: tuple[str, ...] | None) 
             )
         )
     if len(left) > 1:  # of two readings, the one with COCO's 80 classes is by far the likelier
-        left = [(n, g) for n, g in left if g.classes == len(COCO80)] or left
+        left = [(n, g) for n, g in left if g.classes in (None, len(COCO80))] or left
     if len(left) > 1:
-        both = " or ".join(f"{n} with {g.classes} classes" for n, g in left)
+        both = " or ".join(f"{n} with {g.classes or 'any number of'} classes" for n, g in left)
         raise CardError(
             problem(
                 "more than one family fits the network",
@@ -137,11 +137,13 @@ def _recognise(facts: Facts, wanted: str | None, names: tuple[str, ...] | None) 
 
 
 def _fields(name: str, guess: Guess, names: tuple[str, ...] | None) -> dict[str, Any]:
-    if names is None and guess.classes == len(COCO80):
+    if names is None and guess.classes is None:
+        log.warning("the outputs do not tell the classes: COCO's 80 are taken; give others with --names FILE")
+    if names is None and guess.classes in (None, len(COCO80)):
         names = COCO80
     if names is None:
         log.warning("class names are unknown: numbers are shown instead; give them with --names FILE")
-        names = tuple(f"class {i}" for i in range(guess.classes))
+        names = tuple(f"class {i}" for i in range(guess.classes or 0))
     return {
         "family": name,
         "normalise": dataclasses.asdict(guess.normalise),

@@ -19,9 +19,13 @@ from eyas.types import ModelCard, Normalise, Resize
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What a family takes a network for: the parts of a card that it alone can know. iou: its usual NMS threshold."""
+    """What a family takes a network for: the parts of a card that it alone can know.
 
-    classes: int
+    classes: how many the outputs have; None where they do not tell (then as many as there are names, or COCO's 80).
+    iou: the family's usual NMS threshold.
+    """
+
+    classes: int | None
     normalise: Normalise
     resize: Resize = "letterbox"
     pad_value: int = 114
@@ -57,6 +61,18 @@ def grid(size: tuple[int, int], strides: tuple[int, ...], shift: float) -> tuple
         points.append((np.stack([xs.ravel(), ys.ravel()], 1) + shift) * s)
         steps.append(np.full((xs.size, 1), s))
     return np.concatenate(points).astype(np.float32), np.concatenate(steps).astype(np.float32)
+
+
+def on_grid(facts: Facts, count: int | str) -> bool:
+    """Whether `count` is how many rows a usual grid has: strides 8 to 32 or 64, one or three rows a cell."""
+    cells = [cells_at(facts.size, strides) for strides in ((8, 16, 32), (8, 16, 32, 64))]
+    return count in {rows * n for rows in (1, 3) for n in cells}
+
+
+def corners(g: Builder, box: str) -> str:
+    """Boxes [B, K, 4] as x1 y1 x2 y2 from centre x, centre y, width, height: centre ∓ extent / 2."""
+    centre, half = g.slice(box, 0, 2, 2), g.op("Mul", g.slice(box, 2, 4, 2), g.const(0.5))
+    return g.op("Concat", g.op("Sub", centre, half), g.op("Add", centre, half), axis=2)
 
 
 def check_outputs(card: ModelCard, ok: bool, facts: Facts, expected: str) -> None:

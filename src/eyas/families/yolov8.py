@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from eyas.families import Guess, cells_at, check_outputs
+from eyas.families import Guess, cells_at, check_outputs, corners
 from eyas.graph.builder import Builder
 from eyas.graph.head import Cells, Rows
 from eyas.graph.network import Facts
@@ -49,10 +49,8 @@ def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:
     def pick(index: str) -> Rows:
         rows = g.take(boxes, index, 4 if parts else 4 + classes, 2)
         box = g.op("Transpose", g.slice(rows, 0, 4, 1), perm=[0, 2, 1])
-        centre, half = g.slice(box, 0, 2, 2), g.op("Mul", g.slice(box, 2, 4, 2), g.const(0.5))
-        xyxy = g.op("Concat", g.op("Sub", centre, half), g.op("Add", centre, half), axis=2)
         chosen = g.take(scores, index, classes, 2) if parts else g.slice(rows, 4, 4 + classes, 1)
-        return Rows(chosen, xyxy)
+        return Rows(chosen, corners(g, box))
 
     return Cells(scores, 1, count, classes, pick, logits=parts is not None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -13,9 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from eyas.errors import CardError, ModelError, problem
-from eyas.graph.surgery import dims_of, edges_read, inputs_of
+from eyas.graph.surgery import PRODUCTS, dims_of, edges_read, feeding_products, inputs_of
 
 Shape = tuple[int | str, ...]
+
+ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})  # in a tail: the network decodes its boxes itself
+_VIEWS = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +26,17 @@ class Facts:
     """What a graph says of itself. Shapes hold a name where an axis is not fixed.
 
     input_shape: [B, 3, H, W] of the picture input. outputs: name → shape, in graph order.
-    metadata: the file's own key–value pairs. ops: the operators that occur.
+    metadata: the file's own key–value pairs. ops: the operators that occur. tail: those behind the last convolutions
+    and matrix products, on values that depend on the picture. makers: output → the operator whose values it holds, be
+    they reshaped, cut or cast since.
     """
 
     input_shape: Shape
     outputs: Mapping[str, Shape]
     metadata: Mapping[str, str]
     ops: frozenset[str]
+    tail: frozenset[str] = frozenset()
+    makers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -202,7 +209,49 @@ def facts_of(model: onnx.ModelProto, size: tuple[int, int] | None = None) -> Fac
     _fix_size(model, inputs[0], shape, size)
     metadata = {p.key: p.value for p in model.metadata_props}
     outputs = {o.name: dims_of(o) for o in graph.output}
-    return Facts(dims_of(inputs[0]), outputs, metadata, frozenset(n.op_type for n in graph.node))
+    ops = frozenset(n.op_type for n in graph.node)
+    return Facts(dims_of(inputs[0]), outputs, metadata, ops, _tail(graph), _makers(graph))
+
+
+def _tail(graph: onnx.GraphProto) -> frozenset[str]:
+    """Operators on which no product depends, without the products themselves, a bias that is an Add of its own, and
+    what works on constants and shapes alone (exports compute the sizes of their Reshapes with Mul and Div).
+    """
+    producer = {edge: node for node in graph.node for edge in node.output}
+    inner = feeding_products(graph) | {n.output[0] for n in graph.node if n.op_type in PRODUCTS}
+    inner |= _static(graph)
+    return frozenset(n.op_type for n in graph.node if n.output[0] not in inner and not _is_bias(n, producer))
+
+
+def _static(graph: onnx.GraphProto) -> set[str]:
+    """First outputs of nodes that depend on no value of the picture: on constants and on shapes only."""
+    moving = {i.name for i in inputs_of(graph)}
+    static = set()
+    for node in graph.node:  # in order: ONNX has every edge written before it is read
+        if node.op_type in ("Shape", "Size") or moving.isdisjoint(edges_read([node])):
+            static.add(node.output[0])
+        else:
+            moving.update(node.output)
+    return static
+
+
+def _is_bias(node: onnx.NodeProto, producer: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether a node adds a constant to a product."""
+    makers = [producer[edge].op_type if edge in producer else "Constant" for edge in node.input]
+    return node.op_type == "Add" and "Constant" in makers and not PRODUCTS.isdisjoint(makers)
+
+
+def _makers(graph: onnx.GraphProto) -> dict[str, str]:
+    """Output → operator, seen through what moves values but does not change them."""
+    producer = {edge: node for node in graph.node for edge in node.output}
+    found = {}
+    for output in graph.output:
+        node = producer.get(output.name)
+        while node is not None and node.op_type in _VIEWS and node.input[0] in producer:
+            node = producer[node.input[0]]
+        if node is not None:
+            found[output.name] = node.op_type
+    return found
 
 
 def _fix_size(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: Shape, size: tuple[int, int] | None) -> None:

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from eyas.graph.builder import Builder
-from eyas.graph.surgery import edges_read
+from eyas.graph.surgery import PRODUCTS, edges_read, feeding_products
 
 
 def unfold_expectation(model: onnx.ModelProto) -> int:
@@ -40,9 +40,6 @@ def unfold_expectation(model: onnx.ModelProto) -> int:
     return len(instead)
 
 
-SIGNIFICANT = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
-
-
 def widen_last_products(model: onnx.ModelProto) -> int:
     """Put LeakyRelu(alpha = 1), which is x ↦ x, behind every last convolution or product. Returns how many.
 
@@ -54,21 +51,14 @@ def widen_last_products(model: onnx.ModelProto) -> int:
     max|x · σ'(x)| · 2⁻⁹ < 0.0005, and writing fp32 costs time. It matters where they *are* coordinates.
     """
     graph = model.graph
-    producer = {edge: node for node in graph.node for edge in node.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for edge in node.input:
             readers.setdefault(edge, []).append(node)
-    inner: set[str] = set()  # first outputs of nodes that some product depends on
-    todo = [edge for node in graph.node if node.op_type in SIGNIFICANT for edge in node.input]
-    while todo:
-        node = producer.get(todo.pop())
-        if node is not None and node.output[0] not in inner:
-            inner.add(node.output[0])
-            todo.extend(node.input)
+    inner = feeding_products(graph)
     last = []
     for node in graph.node:
-        if node.op_type in SIGNIFICANT and node.output[0] not in inner:
+        if node.op_type in PRODUCTS and node.output[0] not in inner:
             after = readers.get(node.output[0], [])
             end = after[0] if len(after) == 1 and after[0].op_type == "Add" else node
             if not _only_squashed(end.output[0], readers):

@@ -21,6 +21,7 @@ from eyas.graph.builder import Builder
 from eyas.types import Normalise
 
 IMAGES, THRESHOLDS = "images", "thresholds"
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 OUTPUTS = ("detections", "count", "converged")
 
 
@@ -45,6 +46,19 @@ def edges_read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
             for inner in [attribute.g, *attribute.graphs]:
                 read |= edges_read(inner.node) | {o.name for o in inner.output}
     return read
+
+
+def feeding_products(graph: onnx.GraphProto) -> set[str]:
+    """First outputs of the nodes that some convolution or matrix product depends on."""
+    producer = {edge: node for node in graph.node for edge in node.output}
+    found: set[str] = set()
+    todo = [edge for node in graph.node if node.op_type in PRODUCTS for edge in edges_read([node])]
+    while todo:
+        node = producer.get(todo.pop())
+        if node is not None and node.output[0] not in found:
+            found.add(node.output[0])
+            todo.extend(edges_read([node]))
+    return found
 
 
 def free_names(graph: onnx.GraphProto, taken: Iterable[str]) -> dict[str, str]:
