@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eyas.classmap import map_classes
 from eyas.coco import COCO80, COCO91_IDS
-from eyas.dataset import Dataset, Label, LabelledImage, open_dataset
 from eyas.errors import DataError
+from eyas.evaluation.classmap import map_classes
+from eyas.evaluation.dataset import Dataset, Label, LabelledImage
+from eyas.evaluation.labels import open_dataset
 
 pytest.importorskip("yaml", reason="the extra `val` is not installed")
 NAMES = ("cat", "dog")

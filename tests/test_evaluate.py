@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eyas import metrics
-from eyas.classmap import map_classes
-from eyas.dataset import Dataset, Label, LabelledImage, open_dataset
-from eyas.evaluate import Evaluation, evaluate, open_for_evaluation, truth_of
-from eyas.metrics import Found, Truth, best_confidence, coco_scores, confusion, curve, match
+from eyas.evaluation import metrics
+from eyas.evaluation.classmap import map_classes
+from eyas.evaluation.dataset import Dataset, Label, LabelledImage
+from eyas.evaluation.evaluate import Evaluation, evaluate, open_for_evaluation, truth_of
+from eyas.evaluation.labels import open_dataset
+from eyas.evaluation.metrics import Found, Truth, best_confidence, coco_scores, confusion, curve, match
 
 pytest.importorskip("faster_coco_eval", reason="the extra `val` is not installed")
 
@@ -191,7 +192,7 @@ def test_confusions_by_hand():
 
 
 def test_a_confusion_table_for_people_keeps_every_count():
-    from eyas.plots import few_classes
+    from eyas.evaluation.plots import few_classes
 
     table = np.arange(26 * 26).reshape(26, 26)
     names, small = few_classes([f"c{i}" for i in range(25)], table, most=5)
@@ -202,7 +203,7 @@ def test_a_confusion_table_for_people_keeps_every_count():
 
 
 def test_plots_are_pictures_whatever_the_classes_are_called():
-    from eyas import plots
+    from eyas.evaluation import plots
 
     t, f = random_scenes(7)
     e = as_evaluation(t, f)

@@ -13,9 +13,9 @@ from eyas.cli.model import add_engine_flags, add_network_flags
 from eyas.errors import DataError, SinkError, problem
 
 if TYPE_CHECKING:
-    from eyas.classmap import ClassMap
-    from eyas.dataset import Dataset
-    from eyas.evaluate import Evaluation
+    from eyas.evaluation.classmap import ClassMap
+    from eyas.evaluation.dataset import Dataset
+    from eyas.evaluation.evaluate import Evaluation
     from eyas.predictor import Model
     from eyas.types import Prediction
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     import cv2
 
     from eyas.cli.val_tables import print_report
-    from eyas.dataset import open_dataset
+    from eyas.evaluation.labels import open_dataset
     from eyas.extras import need
 
     for module in ("faster_coco_eval", "matplotlib")[: 2 if args.save else 1]:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate_all(args: argparse.Namespace, data: Dataset) -> tuple[dict[str, Any], Evaluation]:
     """The report, with "vs" where there are two models, and the first one's evaluation."""
-    from eyas.classmap import map_classes
+    from eyas.evaluation.classmap import map_classes
 
     options = _options(args)
     if args.vs is None and args.vs_backend is None and args.vs_precision is None:
@@ -99,7 +99,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _open(model: str, options: dict[str, Any]) -> Model:
-    from eyas.evaluate import open_for_evaluation
+    from eyas.evaluation.evaluate import open_for_evaluation
 
     return open_for_evaluation(model, **options)
 
@@ -107,7 +107,7 @@ def _open(model: str, options: dict[str, Any]) -> Model:
 def _evaluate(
     args: argparse.Namespace, name: str, model: Model, data: Dataset, classes: ClassMap
 ) -> tuple[dict[str, Any], Evaluation]:
-    from eyas.evaluate import BEST, evaluate
+    from eyas.evaluation.evaluate import BEST, evaluate
 
     def watch(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
         if args.quiet or not sys.stderr.isatty():
@@ -139,7 +139,7 @@ def _evaluate(
 
 def compare(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """What the second report has over the first: the differences second − first, classes by falling |difference|."""
-    from eyas.classmap import canonical
+    from eyas.evaluation.classmap import canonical
 
     keys = [k for k in first if k.startswith(("mAP", "AR", "best_f1")) or k in ("precision", "recall")]
     theirs = {canonical(c["name"]): c for c in second["classes"]}
@@ -180,8 +180,8 @@ def _save(folder: Path, evaluation: Evaluation, report: dict[str, Any]) -> None:
     """The files of --save. Raises SinkError."""
     import cv2
 
-    from eyas import plots
-    from eyas.sheet import contact_sheet
+    from eyas.evaluation import plots
+    from eyas.evaluation.sheet import contact_sheet
 
     files = {
         "pr_curve.png": plots.pr_curve(evaluation),

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eyas.dataset import Box, Dataset, Label, LabelledImage, finish, picture_size, read_text, stem_id
 from eyas.errors import DataError, problem
+from eyas.evaluation.dataset import Box, Dataset, Label, LabelledImage, finish, picture_size, read_text, stem_id
 from eyas.extras import need
 from eyas.source import PICTURE_SUFFIXES, pictures
 

@@ -25,7 +25,7 @@ MOST = (1, 10, 100)  # detections a picture and class that count
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
     """Labelled objects as aligned arrays: image and cls int64 [M], xywh float64 [M, 4], area float64 [M], crowd
-    bool [M] (see `eyas.dataset.Label`). image: number of the picture; rows sorted by it. cls: number of the class."""
+    bool [M] (see `dataset.Label`). image: number of the picture; rows sorted by it. cls: number of the class."""
 
     image: Ints
     cls: Ints

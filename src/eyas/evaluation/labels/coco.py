@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eyas.dataset import Box, Dataset, Label, LabelledImage, finish, picture_size, read_text
 from eyas.errors import DataError, problem
+from eyas.evaluation.dataset import Box, Dataset, Label, LabelledImage, finish, picture_size, read_text
 
 LISTS = ("images", "annotations", "categories")
 LAYOUT = '{"images": […], "annotations": […], "categories": […]}'

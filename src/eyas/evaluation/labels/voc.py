@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree  # external entities are never loaded by it
 
-from eyas.dataset import Dataset, Label, LabelledImage, finish, picture_size, stem_id
 from eyas.errors import DataError, problem
+from eyas.evaluation.dataset import Dataset, Label, LabelledImage, finish, picture_size, stem_id
 from eyas.source import PICTURE_SUFFIXES
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -7,8 +7,8 @@ import numpy as np
 
 from eyas.annotate import draw
 from eyas.errors import EyasError
-from eyas.evaluate import Evaluation
-from eyas.metrics import Floats, Ints
+from eyas.evaluation.evaluate import Evaluation
+from eyas.evaluation.metrics import Floats, Ints
 from eyas.source import pictures
 from eyas.types import Detections, Image
 

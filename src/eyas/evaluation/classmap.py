@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eyas.coco import COCO80, COCO91_IDS
-from eyas.dataset import Dataset
 from eyas.errors import DataError, problem
+from eyas.evaluation.dataset import Dataset
 
 # The names of Pascal VOC and darknet, and what COCO calls the same things.
 SYNONYMS = {

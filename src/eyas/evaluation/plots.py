@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from eyas.annotate import OKABE_ITO
-from eyas.evaluate import CONFUSION, Evaluation
+from eyas.evaluation.evaluate import CONFUSION, Evaluation
 from eyas.extras import need
 
 DPI = 150

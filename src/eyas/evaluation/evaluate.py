@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eyas import metrics
-from eyas.classmap import ClassMap
-from eyas.dataset import Dataset
-from eyas.metrics import Found, Truth
+from eyas.evaluation import metrics
+from eyas.evaluation.classmap import ClassMap
+from eyas.evaluation.dataset import Dataset
+from eyas.evaluation.metrics import Found, Truth
 
 if TYPE_CHECKING:
     from eyas.predictor import Model
