@@ -36,11 +36,11 @@ def fitness() -> Fitness:
 
 
 def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OrtEngine:
-    """One session; options: providers=[…] as ONNX Runtime takes them."""
+    """One session; spec.device: cpu, cuda, cuda:N; options: providers=[…] as ONNX Runtime takes them."""
     import onnxruntime as ort
 
     check_precision(spec, {"fp32": None}, "ONNX Runtime's CPU provider")
-    providers = list(spec.options.get("providers", [CPU]))
+    providers = list(spec.options.get("providers") or _providers(spec.device))
     wanted = {p if isinstance(p, str) else p[0] for p in providers}
     if unknown := wanted - set(ort.get_available_providers()):
         raise BackendError(
@@ -64,6 +64,23 @@ def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OrtEngine:
         ) from error
     batch = dims_of(model.graph.input[0])[0]
     return OrtEngine(session, parallel, batch if isinstance(batch, int) else None)
+
+
+def _providers(device: str | None) -> list[Any]:
+    """What runs on a device: cpu, cuda or cuda:1 (the CPU then takes what CUDA cannot)."""
+    name, _, number = (device or "cpu").lower().partition(":")
+    if name == "cpu" and not number:
+        return [CPU]
+    if name == "cuda" and (number or "0").isdecimal():
+        return [("CUDAExecutionProvider", {"device_id": int(number or 0)}), CPU]
+    raise BackendError(
+        problem(
+            "ONNX Runtime does not know the device",
+            got=device,
+            expected="cpu, cuda or cuda:N",
+            remedy="For another provider pass options={'providers': […]} to eyas.load.",
+        )
+    )
 
 
 class OrtEngine:
