@@ -71,8 +71,8 @@ def test_bus_agrees_with_a_plain_numpy_decode_of_the_raw_network(real_data: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", DETECTORS)
-def test_runtimes_agree_on_every_picture(real_data: Path, name: str):
+@pytest.mark.parametrize(("name", "least"), [*((name, 200) for name in DETECTORS), ("yolov5n_face", 3)])
+def test_runtimes_agree_on_every_picture(real_data: Path, name: str, least: int):
     path, pictures = real_data / "models" / f"{name}.onnx", [str(real_data / "data" / "coco_val" / "images")]
     # Scores just above the threshold may fall on its other side elsewhere: such rows need a partner in the looser run.
     strict, loose = [], []
@@ -81,7 +81,7 @@ def test_runtimes_agree_on_every_picture(real_data: Path, name: str):
             strict.append([rows(d) for d in model.predict(pictures)])
             loose.append([rows(d) for d in model.predict(pictures, conf=0.25 - 2e-3)])
     assert len(strict[0]) == 60
-    assert sum(map(len, strict[0])) > 200
+    assert sum(map(len, strict[0])) >= least
     for mine, theirs in ((strict[0], loose[1]), (strict[1], loose[0])):
         for a, b in zip(mine, theirs, strict=True):
             for overlap, difference in matched(a, b):
