@@ -96,7 +96,7 @@ def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OpenVinoEngine:
                 "OpenVINO refuses the model",
                 got=str(error).strip().splitlines()[-1],
                 expected="a graph it can run",
-                remedy="",
+                remedy="Another backend may take it (`eyas backends`).",
             )
         ) from error
     engine = OpenVinoEngine(compiled, device, fixed)

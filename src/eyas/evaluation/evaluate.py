@@ -25,14 +25,12 @@ if TYPE_CHECKING:
     from eyas.types import Detections, Prediction
 
 CONF = 0.001  # low enough that the curves end where nothing more is to be won
+MOST_CANDIDATES = 30_000  # a picture, before NMS
 BEST = 100  # detections a picture that are scored, as in COCO's evaluation
 MATCH_IOU = 0.5
 CONFUSION = {"conf": 0.25, "iou": 0.45}
 STEPS = np.linspace(0, 1, 101)
 Watch = Callable[["Iterator[Prediction]"], "Iterator[Prediction]"]
-
-
-MOST_CANDIDATES = 30_000
 
 
 def open_for_evaluation(model: str, **options: Any) -> Model:

@@ -16,6 +16,8 @@ from eyas.graph.head import Cells
 from eyas.graph.network import Facts
 from eyas.types import ModelCard, Normalise, Resize
 
+RGB_UNIT = Normalise("rgb", scale=(1 / 255, 1 / 255, 1 / 255))  # what most of the YOLOs and DETR's heirs want
+
 
 @dataclass(frozen=True, slots=True)
 class Guess:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from eyas.families import Guess, check_outputs, on_grid
+from eyas.families import RGB_UNIT, Guess, check_outputs, on_grid
 from eyas.graph.builder import Builder
 from eyas.graph.head import Cells, Rows
 from eyas.graph.network import Facts
-from eyas.types import ModelCard, Normalise
+from eyas.types import ModelCard
 
 MOST = 1000  # rows: more, or as many as a grid has, are those of a family with one class
 
@@ -27,7 +27,7 @@ def recognise(facts: Facts) -> list[Guess]:
     count = shapes[0][1]
     if not isinstance(count, int) or count > MOST or on_grid(facts, count):
         return []
-    return [Guess(None, Normalise("rgb", scale=(1 / 255, 1 / 255, 1 / 255)))]
+    return [Guess(None, RGB_UNIT)]
 
 
 def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:

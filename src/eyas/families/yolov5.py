@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 
 from eyas.errors import CardError, problem
-from eyas.families import Guess, cells_at, check_outputs, corners, grid
+from eyas.families import RGB_UNIT, Guess, cells_at, check_outputs, corners, grid
 from eyas.graph.builder import Builder
 from eyas.graph.head import Cells, Rows
 from eyas.graph.network import Facts
-from eyas.types import ModelCard, Normalise
+from eyas.types import ModelCard
 
-NORMALISE = Normalise("rgb", scale=(1 / 255, 1 / 255, 1 / 255))
 # Strides → width and height of three anchors each, in pixels, as the checkpoints yolov5s and yolov5s6 hold them.
 ANCHORS = {
     (8, 16, 32): (
@@ -46,11 +45,11 @@ def recognise(facts: Facts) -> list[Guess]:
     for strides, anchors in ANCHORS.items():
         params: dict[str, Any] = {"strides": list(strides)}
         if decoded := _decoded(facts, strides):
-            return [Guess(int(facts.outputs[decoded][2]) - 5, NORMALISE, iou=0.45, params=params)]
+            return [Guess(int(facts.outputs[decoded][2]) - 5, RGB_UNIT, iou=0.45, params=params)]
         if levels := _levels(facts, strides):
             params |= {"anchors": [[list(a) for a in level] for level in anchors], "decode": "v5"}
             params["logits"] = any(facts.makers.get(name) != "Sigmoid" for name in levels)
-            return [Guess(_width(facts.outputs[levels[0]]) - 5, NORMALISE, iou=0.45, params=params)]
+            return [Guess(_width(facts.outputs[levels[0]]) - 5, RGB_UNIT, iou=0.45, params=params)]
     return []
 
 

@@ -6,11 +6,11 @@ decoded YOLOX has an Exp (Li et al., "YOLOv6", 2022; `effidehead.py`). Input: RG
 
 from __future__ import annotations
 
-from eyas.families import Guess, cells_at, check_outputs, corners
+from eyas.families import RGB_UNIT, Guess, cells_at, check_outputs, corners
 from eyas.graph.builder import Builder
 from eyas.graph.head import Cells, Rows
 from eyas.graph.network import ARITHMETIC, Facts
-from eyas.types import ModelCard, Normalise
+from eyas.types import ModelCard
 
 STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 
@@ -23,7 +23,7 @@ def recognise(facts: Facts) -> list[Guess]:
     _, count, width = shapes[0]
     if not isinstance(width, int) or width < 6 or count not in [cells_at(facts.size, s) for s in STRIDES]:
         return []
-    return [Guess(width - 5, Normalise("rgb", scale=(1 / 255, 1 / 255, 1 / 255)), iou=0.65)]
+    return [Guess(width - 5, RGB_UNIT, iou=0.65)]
 
 
 def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from eyas.families import Guess, cells_at, check_outputs, corners
+from eyas.families import RGB_UNIT, Guess, cells_at, check_outputs, corners
 from eyas.graph.builder import Builder
 from eyas.graph.head import Cells, Rows
 from eyas.graph.network import Facts
-from eyas.types import ModelCard, Normalise
+from eyas.types import ModelCard
 
 STRIDES = (8, 16, 32)
 
@@ -26,7 +26,7 @@ def recognise(facts: Facts) -> list[Guess]:
     _, width, count = shapes[0]
     if not isinstance(width, int) or width < 5 or count != cells_at(facts.size, STRIDES):
         return []
-    return [Guess(width - 4, Normalise("rgb", scale=(1 / 255, 1 / 255, 1 / 255)))]
+    return [Guess(width - 4, RGB_UNIT)]
 
 
 def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:

@@ -20,7 +20,7 @@ MIN_OPSET = 11
 PREFIX = "eyas/"
 
 # The first opset in which the operator takes its axes as an input instead of an attribute (ONNX changelog).
-_AXES_ARE_INPUT_FROM = {"ReduceSum": 13, "Squeeze": 13, "Unsqueeze": 13, "ReduceMax": 18, "ReduceMin": 18}
+_AXES_ARE_INPUT_FROM = {"ReduceSum": 13, "Squeeze": 13, "Unsqueeze": 13, "ReduceMax": 18}
 
 
 def opset_of(model: onnx.ModelProto) -> int:

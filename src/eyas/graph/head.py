@@ -168,10 +168,10 @@ def _every_class(
 
 
 def _append_sorted(g: Builder, table: str, order: str, k: int, width: int, final: bool) -> tuple[str, str, str]:
-    """Rows in order, without NMS. final: they are the result; else the host goes on.
+    """Rows without NMS. final: they are the result; else converged is false and the host goes on.
 
-    Sorted by two TopKs over unique keys: by index first, then by the place that a stable sort would give. The host
-    sorts instead where K × K is too much: rows in index order, empty ones (score −1) last among equals.
+    Rows are in order (see `append_nms`), empty ones (score −1) last. Where K × K is too much, the rows that hold
+    something are in index order instead, so that a stable sort by score on the host gives that order.
     """
     score = g.over_axes("Squeeze", g.slice(table, 4, 5, 2), [2])
     valid = g.cast(g.op("Less", g.const(0.0), score))
