@@ -60,10 +60,10 @@ def engine_alone(engine: eyas.predictor.Engine, canvas: np.ndarray, count: int) 
     """Images per second with all streams busy, and CPU milliseconds an image."""
     from concurrent.futures import ThreadPoolExecutor
 
-    limits = np.array([[0.25, 0.6]], np.float32)
+    feeds = {"images": canvas, "thresholds": np.array([[0.25, 0.6]], np.float32)}
     with ThreadPoolExecutor(engine.parallel) as pool:
         start, cpu = time.perf_counter(), time.process_time()
-        list(pool.map(lambda _: engine.infer(canvas, limits), range(count)))
+        list(pool.map(lambda _: engine.infer(feeds), range(count)))
         return rate(count, start), (time.process_time() - cpu) / count * 1e3
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -19,3 +22,14 @@ def real_data() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip(f"no real models and labelled data in {folder}; name the folder with EYAS_TEST_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _as_found() -> Iterator[None]:
+    """`main` sets up the logger and OpenCV's threads for a process of its own."""
+    logger, threads = logging.getLogger("eyas"), cv2.getNumThreads()
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
+    cv2.setNumThreads(threads)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from conftest import BUNDLED, ROOT, SAMPLES
+from onnx import helper
 
 from eyas import __version__
 from eyas.backends import candidates
@@ -29,17 +30,6 @@ CHELSEA = str(SAMPLES / "chelsea.jpg")
 HEAVY = ("PIL", "cv2", "numpy", "onnx", "onnxruntime", "openvino", "rich")
 NULL = ("--backend", "null")
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def _as_found() -> Iterator[None]:
-    """`main` sets up the logger and OpenCV's threads for a process of its own."""
-    logger, threads = logging.getLogger("eyas"), cv2.getNumThreads()
-    before = logger.handlers, logger.level, logger.propagate
-    yield
-    logger.handlers, logger.propagate = before[0], before[2]
-    logger.setLevel(before[1])
-    cv2.setNumThreads(threads)
 
 
 @pytest.fixture
@@ -285,6 +275,94 @@ def test_saving_among_the_sources_is_refused(
     assert f"--save {target}/drawn" in err
     assert {p: p.read_bytes() for p in target.iterdir()} == before
     assert eyas("predict", source, *NULL, "--save", target / "drawn")[0] == 0  # the remedy works
+
+
+# predict: classifiers and embedders
+
+
+def mean_colour(path: Path, family: str) -> tuple[str, ...]:
+    """A model of task classify or embed: the picture's mean blue, green and red, 0…255; the flags that open it."""
+    edges = [helper.make_tensor_value_info(n, 1, s) for n, s in (("images", ["B", 3, 8, 8]), ("out", ["B", 3]))]
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["images"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Softmax" if family == "classify" else "Identity", ["flat"], ["out"]),
+    ]
+    graph = helper.make_graph(nodes, "mean", edges[:1], edges[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, path / "mean.onnx")
+    task = {"classify": "classify", "arcface": "embed"}[family]
+    names = ["blue", "green", "red"] if task == "classify" else []
+    normalise = {"colour": "bgr", "mean": [0, 0, 0], "scale": [0.02, 0.02, 0.02]}
+    card = {"family": family, "task": task, "names": names, "normalise": normalise, "resize": "stretch"}
+    card |= {"pad_value": 0, "iou": 0.7, "params": {}}  # all that would else be read from the shapes
+    (path / "card.json").write_text(json.dumps(card))
+    return ("--model", str(path / "mean.onnx"), "--card", str(path / "card.json"), "--backend", "onnxruntime")
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """A folder of three pictures of one colour each, 120 × 100 pixels: blue, red, red."""
+    folder = tmp_path / "colours"
+    folder.mkdir()
+    for name, bgr in {"a.png": (200, 20, 10), "b.png": (10, 20, 200), "c.png": (10, 20, 100)}.items():
+        cv2.imwrite(str(folder / name), np.full((100, 120, 3), bgr, np.uint8))
+    return folder
+
+
+def test_a_classifier_s_table_json_and_files(eyas: Run, colours: Path, tmp_path: Path) -> None:
+    flags = mean_colour(tmp_path, "classify")
+    (colours / "d.jpg").write_bytes(b"no picture")
+    code, out, err = eyas("predict", colours, *flags, "--save", tmp_path / "drawn", "--csv", tmp_path / "r.csv")
+    assert code == 1
+    head, first, *_, last = out.splitlines()
+    assert head.split() == ["picture", "size", "classes", "(probability)"]
+    assert first.rstrip().endswith("a.png  120 × 100  blue 0.95, green 0.03, red 0.02")
+    assert "d.jpg" in last
+    assert ": 2 red, 1 blue; 1 could not be read" in err
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["a.png", "b.png", "c.png"]
+    with (tmp_path / "r.csv").open() as file:
+        rows = [(r["class_name"], r["confidence"][:4], r["x1"]) for r in csv.DictReader(file)]
+    assert rows[:3] == [("blue", "0.95", ""), ("green", "0.02", ""), ("red", "0.02", "")]
+    assert len(rows) == 3 * 3 + 1
+
+    code, out, _ = eyas("predict", colours / "b.png", *flags, "--format", "json")
+    (line,) = lines(out)
+    assert list(line) == ["path", "width", "height", "classification"]
+    assert (line["width"], line["height"]) == (120, 100)
+    assert [(c["class_name"], c["class_id"]) for c in line["classification"]] == [("red", 2), ("green", 1), ("blue", 0)]
+    assert sum(c["probability"] for c in line["classification"]) == pytest.approx(1, abs=2e-4)
+
+
+def test_an_embedder_s_table_and_json(eyas: Run, colours: Path, tmp_path: Path) -> None:
+    flags = mean_colour(tmp_path, "arcface")
+    code, out, err = eyas("predict", colours, *flags)
+    assert code == 0
+    head, first, *_ = out.splitlines()
+    assert head.split() == ["picture", "size", "embedding"]
+    assert first.rstrip().endswith("a.png  120 × 100  3 values: 0.994 0.099 0.050")
+    assert ": 3 embeddings\n" in err
+    code, out, err = eyas("predict", colours / "a.png", *flags, "--format=json")
+    (line,) = lines(out)
+    assert list(line) == ["path", "width", "height", "embedding"]
+    assert np.linalg.norm(line["embedding"]) == pytest.approx(1, abs=1e-5)
+    assert ": 1 embedding\n" in err
+
+
+@pytest.mark.parametrize(
+    ("family", "flag"),
+    [*(("arcface", f) for f in ("--save", "--save-txt", "--crops", "--json", "--csv")), ("classify", "--save-txt")],
+)
+def test_files_that_cannot_hold_the_result_are_refused_first(
+    eyas: Run, colours: Path, tmp_path: Path, family: str, flag: str
+) -> None:
+    place = tmp_path / {"--json": "r.json", "--csv": "r.csv"}.get(flag, "folder")
+    code, out, err = eyas("predict", colours, *mean_colour(tmp_path, family), flag, place)
+    assert (code, out) == (2, "")
+    assert "cannot hold the model's results" in err
+    assert "--format json" in err
+    assert "engine" not in err, "not even compiled"
+    assert not place.exists()
 
 
 # predict: what goes wrong

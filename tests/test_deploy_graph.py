@@ -10,7 +10,7 @@ import zoo
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from eyas.backends import Outputs, backend
+from eyas.backends import backend
 from eyas.build import Network, deploy_graph
 from eyas.card import settle_card
 from eyas.errors import CardError, ModelError
@@ -18,8 +18,9 @@ from eyas.graph.builder import Builder
 from eyas.graph.head import HeadSpec
 from eyas.graph.network import facts_of, read_network
 from eyas.graph.rewrite import split_convolutions, unfold_expectation, widen_last_products
-from eyas.graph.surgery import OUTPUTS, add_stem
+from eyas.graph.surgery import add_stem
 from eyas.nms import greedy_nms
+from eyas.outputs import Outputs
 from eyas.types import BuildSpec, Normalise
 
 RUNTIMES = ("onnxruntime", "openvino")
@@ -50,18 +51,18 @@ def deploy(model: onnx.ModelProto, kind: str, head: HeadSpec | None = None) -> o
 def infer(graph: onnx.ModelProto, runtime: str, images: NDArray[np.uint8], limits: NDArray[np.float32]) -> Outputs:
     engine = backend(runtime).open_engine(graph, BuildSpec(precision="fp32", batch=(1, 5, 5)))
     try:
-        return engine.infer(images, limits)
+        return engine.infer({"images": images, "thresholds": limits})
     finally:
         engine.close()
 
 
 def assert_as_decoded(outputs: Outputs, wanted, limits: NDArray[np.float32], k: int = 300, atol: float = 2e-3) -> None:
     """Each picture's rows are those of the oracle on (boxes, scores) of the raw network."""
-    assert len(outputs.count) == len(wanted)
+    assert len(outputs["count"]) == len(wanted)
     for i, (boxes, scores) in enumerate(wanted):
         want = oracles.detect(boxes, scores, *map(float, limits[i]), k)
-        got = outputs.detections[i, : outputs.count[i]]
-        if not outputs.converged[i]:  # the host finishes what the rounds did not
+        got = outputs["detections"][i, : outputs["count"][i]]
+        if not outputs["converged"][i]:  # the host finishes what the rounds did not
             got = got[greedy_nms(got[:, :4], got[:, 5], float(limits[i, 1]))]
         np.testing.assert_array_equal(got[:, 5], want[:, 5], err_msg=f"classes of picture {i}")
         np.testing.assert_allclose(got[:, 4], want[:, 4], atol=1e-5, err_msg=f"scores of picture {i}")
@@ -79,7 +80,7 @@ def test_shapes_follow_from_the_graph_alone_at_every_opset(kind: str, opset: int
     for output in graph.graph.output:
         output.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True, data_prop=True).graph.output
-    assert [o.name for o in inferred] == list(OUTPUTS)
+    assert [o.name for o in inferred] == ["detections", "count", "converged"]
     assert [o.type.tensor_type.elem_type for o in inferred] == [TensorProto.FLOAT, TensorProto.INT32, TensorProto.BOOL]
     assert [len(o.type.tensor_type.shape.dim) for o in inferred] == [3, 1, 1]
 
@@ -93,7 +94,9 @@ def test_batches_of_rectangles_give_what_a_numpy_decode_gives(kind: str, runtime
     for batch in (1, 2, 5):
         for first in range(0, 5, batch):
             some = slice(first, first + batch)
-            assert_as_decoded(engine.infer(images[some], LIMITS[some]), wanted[some], LIMITS[some])
+            assert_as_decoded(
+                engine.infer({"images": images[some], "thresholds": LIMITS[some]}), wanted[some], LIMITS[some]
+            )
     engine.close()
 
 
@@ -165,10 +168,10 @@ def test_an_fp16_network_gives_fp32_detections_near_the_oracles(kind: str, runti
     model, images = zoo.network(kind, dtype=np.float16), zoo.pictures(2)
     limits = np.array([[0, 1], [0, 1]], np.float32)
     outputs = infer(deploy(model, kind), runtime, images, limits)
-    assert outputs.detections.dtype == np.float32
+    assert outputs["detections"].dtype == np.float32
     for i, (boxes, scores) in enumerate(zoo.reference(model, kind, images)):
-        got = outputs.detections[i]
-        assert outputs.count[i] == len(got) == len(boxes)
+        got = outputs["detections"][i]
+        assert outputs["count"][i] == len(got) == len(boxes)
         nearest = np.abs(got[:, None, :4] - boxes[None]).max(axis=2).argmin(axis=1)
         np.testing.assert_allclose(got[:, :4], boxes[nearest], atol=0.5)
         np.testing.assert_allclose(got[:, 4], scores.max(axis=1)[nearest], atol=5e-3)
@@ -179,7 +182,7 @@ def test_an_fp16_network_gives_fp32_detections_near_the_oracles(kind: str, runti
 def test_fewer_candidates_than_cells_are_the_best_ones(kind: str):
     model, images = zoo.network(kind), zoo.pictures(5)
     outputs = infer(deploy(model, kind, HeadSpec(10)), "onnxruntime", images, LIMITS)
-    assert outputs.detections.shape == (5, 10, 6)
+    assert outputs["detections"].shape == (5, 10, 6)
     assert_as_decoded(outputs, zoo.reference(model, kind, images), LIMITS, k=10)
 
 
@@ -190,7 +193,7 @@ def test_wanted_classes_keep_their_numbers(kind: str):
     wanted = zoo.reference(model, kind, images)
     for _, scores in wanted:
         scores[:, 1] = 0
-    assert set(outputs.detections[0, : outputs.count[0], 5]) == {0, 2}
+    assert set(outputs["detections"][0, : outputs["count"][0], 5]) == {0, 2}
     assert_as_decoded(outputs, wanted, LIMITS[1:3])
 
 
@@ -692,7 +695,7 @@ def test_widening_a_deploy_graph_changes_no_bit(kind: str, count: int):
     assert (widen_last_products(graph) > 0) is (count > 0)  # elsewhere only a Sigmoid or Softmax reads them
     onnx.checker.check_model(graph, full_check=True)
     after = infer(graph, "onnxruntime", images, LIMITS[1:3])
-    np.testing.assert_array_equal(before.detections, after.detections)
+    np.testing.assert_array_equal(before["detections"], after["detections"])
 
 
 def test_the_yolov8_of_the_zoo_does_hold_an_expectation():

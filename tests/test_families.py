@@ -25,7 +25,7 @@ from onnx import helper
 
 import eyas
 from eyas import registry
-from eyas.backends import Outputs, backend
+from eyas.backends import backend
 from eyas.build import Network, deploy_graph, open_network
 from eyas.card import settle_card
 from eyas.coco import COCO80
@@ -34,6 +34,7 @@ from eyas.families import Guess, family
 from eyas.graph.head import HeadSpec
 from eyas.graph.network import Facts, facts_of
 from eyas.nms import greedy_nms
+from eyas.outputs import Outputs
 from eyas.types import BuildSpec, ModelCard, Normalise
 
 RUNTIMES = ("onnxruntime", "openvino")
@@ -262,20 +263,20 @@ def infer(network: Network, runtime: str, images: NDArray[np.uint8], head: HeadS
     onnx.checker.check_model(graph, full_check=True)
     engine = backend(runtime).open_engine(graph, BuildSpec(precision="fp32", batch=(1, 5, 5)))
     try:
-        return engine.infer(images, LIMITS[: len(images)])
+        return engine.infer({"images": images, "thresholds": LIMITS[: len(images)]})
     finally:
         engine.close()
 
 
 def assert_same(got: Outputs, wanted: list[Decoded], suppress: bool = True, multi_label: bool = False) -> None:
     """Each picture's rows are the oracle's."""
-    assert len(got.count) == len(wanted)
-    assert got.count.max() > 3
+    assert len(got["count"]) == len(wanted)
+    assert got["count"].max() > 3
     for i, (boxes, scores) in enumerate(wanted):
         limits = map(float, LIMITS[i])
         want = oracles.detect(boxes, scores, *limits, 300, suppress=suppress, multi_label=multi_label)
-        rows = got.detections[i, : got.count[i]]
-        if not got.converged[i]:
+        rows = got["detections"][i, : got["count"][i]]
+        if not got["converged"][i]:
             rows = rows[greedy_nms(rows[:, :4], rows[:, 5], float(LIMITS[i, 1]))]
         np.testing.assert_array_equal(rows[:, 5], want[:, 5], err_msg=f"classes of picture {i}")
         np.testing.assert_allclose(rows[:, 4], want[:, 4], atol=1e-5, err_msg=f"scores of picture {i}")
@@ -323,7 +324,7 @@ def test_raw_and_decoded_are_one():
     """Our anchors and rule against the graph's own decode of the same weights."""
     images = zoo.pictures(2, SIZE)
     raw, decoded = (infer(opened(yolov5(layout)), "onnxruntime", images) for layout in (RAW[0], "decoded"))
-    np.testing.assert_allclose(raw.detections, decoded.detections, atol=2e-3, rtol=1e-5)
+    np.testing.assert_allclose(raw["detections"], decoded["detections"], atol=2e-3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("layout", ["decoded", "maps of four axes"])
@@ -408,9 +409,9 @@ def test_end2end(runtime: str):
     assert (network.card.family, network.card.names, network.card.normalise) == ("end2end", NAMES, RGB)
     wanted = reference(model, images, rows_with_class)
     got = infer(network, runtime, images)
-    assert got.converged.all()
+    assert got["converged"].all()
     assert_same(got, wanted, suppress=False)
-    assert len(oracles.detect(*wanted[4], *map(float, LIMITS[4]), 300)) < got.count[4], "nothing to suppress"
+    assert len(oracles.detect(*wanted[4], *map(float, LIMITS[4]), 300)) < got["count"][4], "nothing to suppress"
     assert_same(infer(network, runtime, images, HeadSpec(multi_label=True)), wanted, suppress=False)
 
 
@@ -461,7 +462,7 @@ def test_detr(layout: str, classes: int, runtime: str):
     blob = imagenet_rgb if layout == "rfdetr" else oracles.blob_rgb
     wanted = reference(model, images, lambda o: queries_in_shares(by_name(model, o), logits), blob)
     got = infer(network, runtime, images)
-    assert got.converged.all()
+    assert got["converged"].all()
     assert_same(got, wanted, suppress=False)
 
 

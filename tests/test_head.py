@@ -27,7 +27,7 @@ def head_model(n: int, classes: int, spec: HeadSpec) -> onnx.ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     g = Builder(model, "head")
     pick = lambda index: Rows(g.take("scores", index, classes, 1), g.take("boxes", index, 4, 1))  # noqa: E731
-    edges = append_head(g, Cells("scores", 2, n, classes, pick), spec, "thresholds")
+    edges = [o.edge for o in append_head(g, Cells("scores", 2, n, classes, pick), spec, "thresholds")]
     kinds = {TensorProto.FLOAT: [None, None, 6], TensorProto.INT32: [None], TensorProto.BOOL: [None]}
     model.graph.node.extend(g.nodes)
     model.graph.initializer.extend(g.initializers)
@@ -177,7 +177,7 @@ def option_model(spec: HeadSpec, *, logits: bool = False, suppress: str = "graph
         return Rows(g.take("scores", index, C, 3 - axis), g.take("boxes", index, 4, 1), extras)
 
     cells = Cells("scores", axis, N, C, pick, logits=logits, suppress=suppress, extras=2)
-    edges = append_head(g, cells, spec, "thresholds")
+    edges = [o.edge for o in append_head(g, cells, spec, "thresholds")]
     shapes = ([None, candidates_of(cells, spec), 8], [None], [None])
     kinds = (TensorProto.FLOAT, TensorProto.INT32, TensorProto.BOOL)
     model.graph.node.extend(g.nodes)

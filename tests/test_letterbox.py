@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -47,7 +48,7 @@ def test_the_scaled_picture_lies_within_the_input(source: Size, target: Size, ru
         assert side >= 1
         assert place >= 0
         assert place + side <= room
-    if rule == "stretch":
+    if rule in ("stretch", "crop"):
         assert (box.resized, box.offset) == (target, (0, 0))
     elif rule == "letterbox-topleft":
         assert box.offset == (0, 0)
@@ -76,7 +77,8 @@ def test_letterboxes_keep_the_aspect_ratio_within_a_pixel_and_fill_one_side(
 def test_corners_map_to_the_corners_of_the_scaled_picture(source: Size, target: Size, rule: Resize) -> None:
     box = Letterbox.fit(source, target, rule)
     (top, left), (height, width) = box.offset, box.resized
-    corners = box.forward(np.array([[0, 0, source[1], source[0]]]))
+    y, x, taken_height, taken_width = box.window
+    corners = box.forward(np.array([[x, y, x + taken_width, y + taken_height]]))
     np.testing.assert_allclose(corners, [[left, top, left + width, top + height]], rtol=0, atol=1e-6)
     assert corners.dtype == np.float64
 
@@ -93,14 +95,20 @@ def test_the_map_written_out_for_one_case() -> None:
 def own_letterbox(image: Image, target: Size, rule: Resize, pad_value: int) -> Image:
     """Written independently: the whole canvas filled first, the picture pasted on it."""
     height, width = image.shape[:2]
-    if rule == "stretch":
+    if rule == "crop":
+        share = min(height / target[0], width / target[1])
+        h, w = max(1, round(target[0] * share)), max(1, round(target[1] * share))
+        image = image[(height - h) // 2 :][:h, (width - w) // 2 :][:, :w]
+        height, width = h, w
+    if rule in ("stretch", "crop"):
         new_h, new_w = target
     else:
         ratio = min(target[0] / height, target[1] / width)
         new_h, new_w = max(1, round(height * ratio)), max(1, round(width * ratio))
     scaled = image
     if (new_h, new_w) != (height, width):
-        scaled = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
+        shrinks = rule == "crop" and new_h < height
+        scaled = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     canvas = np.full((*target, 3), pad_value, np.uint8)
     top, left = ((target[0] - new_h) // 2, (target[1] - new_w) // 2) if rule == "letterbox" else (0, 0)
     canvas[top : top + new_h, left : left + new_w] = scaled
@@ -148,7 +156,7 @@ def test_padding_is_114_unless_told() -> None:
     assert (out[:, 20:60] == 0).all()
 
 
-@pytest.mark.parametrize("rule", RESIZES)
+@pytest.mark.parametrize("rule", [r for r in RESIZES if r != "crop"])
 @pytest.mark.parametrize("source", [(300, 400), (401, 299), (97, 640), (900, 700)])
 @pytest.mark.parametrize("target", [(416, 416), (320, 512)])
 def test_a_bright_square_seen_in_the_input_maps_back_onto_itself(source: Size, target: Size, rule: Resize) -> None:
@@ -199,3 +207,27 @@ def test_wrong_sizes_and_rules_are_refused(source: Size, target: Size, rule: Res
     message = str(caught.value)
     assert f"got picture {source}, input {target}, rule {rule!r}" in message
     assert "letterbox | letterbox-topleft | stretch" in message
+
+
+@given(SOURCES, TARGETS, st.floats(0.01, 1))
+def test_a_crop_is_the_middle_of_the_picture_at_the_inputs_aspect(source: Size, target: Size, crop: float) -> None:
+    box = Letterbox.fit(source, target, "crop", crop)
+    top, left, height, width = box.window
+    assert 0 <= top <= source[0] - height
+    assert 0 <= left <= source[1] - width
+    assert abs(2 * top + height - source[0]) <= 1
+    assert abs(2 * left + width - source[1]) <= 1
+    share = crop * min(source[0] / target[0], source[1] / target[1])  # source pixels an input pixel
+    for taken, side in zip((height, width), target, strict=True):
+        assert abs(taken - max(1, side * share)) <= 0.5
+
+
+def test_imagenets_crop_is_that_of_pillow_within_the_smoothing() -> None:
+    """Resize the shorter side to 256, cut 224 × 224 from the middle, as torchvision does it with Pillow."""
+    image = cv2.GaussianBlur(noise(480, 640), (0, 0), 3)
+    pil = PIL.Image.fromarray(image).resize((341, 256), PIL.Image.Resampling.BILINEAR)
+    wanted = np.asarray(pil)[16:240, 58:282].astype(int)
+    box = Letterbox.fit((480, 640), (224, 224), "crop", 0.875)
+    got = box.apply(image, np.empty((224, 224, 3), np.uint8)).astype(int)
+    assert np.abs(got - wanted).mean() < 2
+    assert np.abs(got - wanted).max() <= 12

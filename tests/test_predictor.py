@@ -12,16 +12,18 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from conftest import SAMPLES
 from numpy.typing import NDArray
 
 import eyas
 from eyas import predictor
-from eyas.backends import Outputs, null
+from eyas.backends import Feeds, null
 from eyas.build import Network, open_network
 from eyas.errors import EyasError, ImageError, OptionError, SourceError
 from eyas.nms import greedy_nms
+from eyas.outputs import Outputs
 from eyas.types import Image
 
 CHELSEA = SAMPLES / "chelsea.jpg"
@@ -55,6 +57,23 @@ def real() -> Iterator[eyas.Model]:
         yield model
 
 
+TWO_INPUTS = onnx.helper.make_model(
+    onnx.helper.make_graph(
+        [], "", [onnx.helper.make_tensor_value_info(n, 1, None) for n in ("images", "thresholds")], []
+    )
+)
+
+
+def rows(detections: NDArray[np.float32], count: NDArray[np.int32], converged: NDArray[np.bool_]) -> Outputs:
+    return {"detections": detections, "count": count, "converged": converged}
+
+
+def plain(images: Image, thresholds: NDArray[np.float32]) -> Outputs:
+    """What `null` gives for 300 rows."""
+    outputs = {"detections": ((300, 6), np.float32), "count": ((), np.int32), "converged": ((), np.bool_)}
+    return null.NullEngine(outputs).infer({"images": images, "thresholds": thresholds})
+
+
 class FakeEngine:
     """Hands every call to a function of (images, thresholds), and keeps where the images lay."""
 
@@ -66,10 +85,11 @@ class FakeEngine:
         self.seen: dict[int, set[int]] = {}
         self.closed = 0
 
-    def infer(self, images: Image, thresholds: NDArray[np.float32]) -> Outputs:
+    def infer(self, feeds: Feeds) -> Outputs:
         assert not self.closed
+        images = feeds["images"]
         self.seen.setdefault(threading.get_ident(), set()).add(images.ctypes.data)
-        return self._infer(images, thresholds)
+        return self._infer(images, feeds["thresholds"])
 
     def close(self) -> None:
         self.closed += 1
@@ -85,10 +105,10 @@ def load_fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[eyas.Model
     """load_fake(infer=None, parallel=1, **options) → the model and the engine that it runs on."""
 
     def load(infer: Any = None, parallel: int = 1, **options: Any) -> tuple[eyas.Model, FakeEngine]:
-        engine = FakeEngine(infer or null.NullEngine(300).infer, parallel)
+        engine = FakeEngine(infer or plain, parallel)
         monkeypatch.setattr(null, "open_engine", lambda graph, spec: engine)
         monkeypatch.setattr(predictor, "open_network", lambda *args, **more: bundled())
-        monkeypatch.setattr(predictor, "deploy_graph", lambda network, head: None)  # the engine above needs none
+        monkeypatch.setattr(predictor, "deploy_graph", lambda network, head: TWO_INPUTS)
         return eyas.load("nanodet", backend="null", **options), engine
 
     return load
@@ -186,7 +206,6 @@ def test_order_is_kept_among_pictures_of_very_different_size(batch: int) -> None
 
 def test_order_is_kept_when_later_groups_finish_first(load_fake: Any) -> None:
     calls = itertools.count()
-    plain = null.NullEngine(300).infer
 
     def slow_at_first(images: Image, thresholds: NDArray[np.float32]) -> Outputs:
         time.sleep(0.2 if next(calls) == 0 else 0)
@@ -286,7 +305,6 @@ def test_what_the_engine_raises_comes_through(load_fake: Any) -> None:
 
 
 def test_an_error_midway_through_the_engine_comes_in_its_turn(load_fake: Any) -> None:
-    plain = null.NullEngine(300).infer
 
     def fails_at_dark(images: Image, thresholds: NDArray[np.float32]) -> Outputs:
         if images.max() < 10:
@@ -392,7 +410,7 @@ def test_results_do_not_share_memory_with_the_engines_outputs(load_fake: Any) ->
     table = np.zeros((1, 300, 6), np.float32)
     table[0, 0] = [0, 0, 416, 416, 0.9, 3]
 
-    model, _ = load_fake(lambda images, thresholds: Outputs(table, np.array([1], np.int32), np.ones(1, np.bool_)))
+    model, _ = load_fake(lambda images, thresholds: rows(table, np.array([1], np.int32), np.ones(1, np.bool_)))
     with model:
         found = model.predict(grey(1, 416, 416))
     table[:] = 0
@@ -432,7 +450,6 @@ def test_closing_in_the_middle_of_a_stream_ends_it(backend: str) -> None:
 
 def test_closing_waits_for_the_calls_under_way(load_fake: Any) -> None:
     inside, go = threading.Event(), threading.Event()
-    plain = null.NullEngine(300).infer
     events: list[str] = []
 
     def waits(images: Image, thresholds: NDArray[np.float32]) -> Outputs:
@@ -498,26 +515,26 @@ def crowd(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
 @pytest.mark.parametrize("agnostic", [False, True])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_suppression_that_did_not_converge_is_finished_on_the_host(load_fake: Any, agnostic: bool, batch: int) -> None:
-    rows = crowd(np.random.default_rng(1), 60)
+    found_rows = crowd(np.random.default_rng(1), 60)
 
     def unfinished(images: Image, thresholds: NDArray[np.float32]) -> Outputs:
         """All candidates of bright pictures, unsuppressed; for dark ones the first five, as final."""
         np.testing.assert_allclose(thresholds, [[0.25, 0.4]] * len(images))
         table = np.full((len(images), 300, 6), -1, np.float32)
-        table[:, :60] = rows
+        table[:, :60] = found_rows
         bright = images[:, 208, 208, 0] > 100
-        return Outputs(table, np.where(bright, 60, 5).astype(np.int32), ~bright)
+        return rows(table, np.where(bright, 60, 5).astype(np.int32), ~bright)
 
     model, _ = load_fake(unfinished, agnostic_nms=agnostic, batch=batch)
     with model:
         found = list(model.predict([grey(200, 832, 832), grey(50, 832, 832), grey(200, 832, 832)], iou=0.4))
-    stay = greedy_nms(rows[:, :4], rows[:, 5], 0.4, agnostic)
+    stay = greedy_nms(found_rows[:, :4], found_rows[:, 5], 0.4, agnostic)
     assert 5 < len(stay) < 60
     for d in (found[0], found[2]):
-        np.testing.assert_allclose(d.xyxy, rows[stay, :4] * 2, rtol=1e-6)
-        np.testing.assert_array_equal(d.confidence, rows[stay, 4])
-        np.testing.assert_array_equal(d.class_id, rows[stay, 5])
-    np.testing.assert_array_equal(found[1].confidence, rows[:5, 4])
+        np.testing.assert_allclose(d.xyxy, found_rows[stay, :4] * 2, rtol=1e-6)
+        np.testing.assert_array_equal(d.confidence, found_rows[stay, 4])
+        np.testing.assert_array_equal(d.class_id, found_rows[stay, 5])
+    np.testing.assert_array_equal(found[1].confidence, found_rows[:5, 4])
 
 
 def test_rows_that_are_not_finite_are_dropped(load_fake: Any) -> None:
@@ -526,7 +543,7 @@ def test_rows_that_are_not_finite_are_dropped(load_fake: Any) -> None:
     table[0, 1, 2] = np.nan
     table[0, 2, 0] = -np.inf
 
-    model, _ = load_fake(lambda images, thresholds: Outputs(table, np.array([4], np.int32), np.ones(1, np.bool_)))
+    model, _ = load_fake(lambda images, thresholds: rows(table, np.array([4], np.int32), np.ones(1, np.bool_)))
     with model:
         found = model.predict(grey(1, 416, 416))
     assert found.xyxy.tolist() == [[0, 0, 9, 9]] * 2
@@ -535,7 +552,7 @@ def test_rows_that_are_not_finite_are_dropped(load_fake: Any) -> None:
 @pytest.mark.parametrize(("last", "times"), [(0.3, 1), (0.2, 0), (-1, 0)])
 def test_a_full_table_is_said_once(load_fake: Any, caplog: pytest.LogCaptureFixture, last: float, times: int) -> None:
     table = np.full((1, 300, 6), last, np.float32)
-    model, _ = load_fake(lambda images, thresholds: Outputs(table, np.array([0], np.int32), np.ones(1, np.bool_)))
+    model, _ = load_fake(lambda images, thresholds: rows(table, np.array([0], np.int32), np.ones(1, np.bool_)))
     with model:
         for _ in range(3):
             model.predict(grey(1))

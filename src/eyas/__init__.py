@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     )
     from eyas.letterbox import Letterbox
     from eyas.predictor import Model, load
-    from eyas.types import BuildSpec, Detections, Frame, ModelCard, Normalise, Prediction
+    from eyas.results import Classification, Detections, Embedding, Prediction
+    from eyas.types import BuildSpec, Frame, ModelCard, Normalise
 
 _HOME = {
     "annotate": ("draw",),
@@ -47,7 +48,8 @@ _HOME = {
     ),
     "letterbox": ("Letterbox",),
     "predictor": ("Model", "load"),
-    "types": ("BuildSpec", "Detections", "Frame", "ModelCard", "Normalise", "Prediction"),
+    "results": ("Classification", "Detections", "Embedding", "Prediction"),
+    "types": ("BuildSpec", "Frame", "ModelCard", "Normalise"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -55,8 +57,10 @@ __all__ = [
     "BackendError",
     "BuildSpec",
     "CardError",
+    "Classification",
     "DataError",
     "Detections",
+    "Embedding",
     "EyasError",
     "Frame",
     "ImageError",

@@ -1,7 +1,7 @@
-"""Draw detections on a picture: one box per object, one colour per class, labels that stay readable.
+"""Draw results on a picture: boxes, masks, key points and labels, or the likeliest classes; a colour per class.
 
-Boxes are drawn from the least to the most confident, all labels after all boxes, so that the best stays on top; the
-most confident label chooses its place first and the others avoid it.
+In this order: masks, boxes, key points, labels; each from the least to the most confident object, so that the best
+stays on top. The most confident label chooses its place first and the others avoid it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import OptionError, problem
-from eyas.types import Detections, Image, check_image
-
-Bgr = tuple[int, int, int]
+from eyas.results import Classification, Detections
+from eyas.skeleton import SHIFT, Bgr, draw_points, fixed_point, tint
+from eyas.types import Image, check_image
 
 # R, G, B of Okabe and Ito, "Color Universal Design" (2008): told apart with every common kind of colour blindness, the
 # clearest on photographs first. Their eighth, black, is left out: it is lost in shadows.
@@ -27,41 +27,118 @@ OKABE_ITO = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 1
 # colours no two are closer than 25 in CIE Lab (with colour blindness, only those of the seven above are told apart).
 GOLDEN, START = 0.618034, 0.96
 SHADES = ((0.45, 1.0), (0.9, 0.65), (0.75, 0.95))
+PANEL_SHARE = 0.3  # of the picture behind the likeliest classes; the rest is black, so that white stays readable
+MOST_CLASSES = 5  # lines of that panel
 UNICODE = int(cv2.__version__.split(".")[0]) >= 5  # what cv2.putText can write
 
 
-def draw(image: Image, detections: Detections, *, labels: bool = True, line_width: int | None = None) -> Image:
-    """Return a copy of `image` with every object's box and label on it.
+def draw(
+    image: Image,
+    result: Detections | Classification,
+    *,
+    labels: bool = True,
+    line_width: int | None = None,
+    point_score: float = 0.5,
+) -> Image:
+    """Return a copy of `image` with its result on it: every object with its box and label, or the likeliest classes.
 
     image: uint8 [H, W, 3] BGR; not written to. Returns the same shape, dtype and order, C-contiguous, the caller's.
-    labels: write "name 0.87", and "#id" where a tracker has numbered the object. A label too long for the picture
-    is cut to the name; a picture with less than three lines' height or width gets none.
+    result: `Detections` of this picture. Masks are tinted with their outline; an oriented box takes the upright one's
+    place, unless a corner is not finite; 17 key points are drawn as COCO's person, 5 as a face, others as dots. Or a
+    `Classification`: its top five, as lines "name 0.87" in the upper left corner; a name too long is cut.
+    labels: write "name 0.87", and "#id" where a tracker has numbered the object, or those lines. A label too long for
+    the picture is cut to the name; a picture with less than three lines' height or width gets none.
     line_width: thickness of the boxes in pixels; None fits it to the picture and makes it thinner on small boxes.
-    Raises SourceError for an `image` that is none, OptionError for a line width below 1.
+    point_score: only key points that score above it (0…1) are drawn, and only limbs between two of these.
+    Raises SourceError for an `image` that is none, OptionError for a line width below 1, a point score out of its
+    range, masks of another size than the picture's, and a result that is neither of the two.
     """
-    check_image(image)
+    picture = check_image(image).copy()
+    _check(result, line_width, point_score)
+    if isinstance(result, Detections):
+        _draw_objects(picture, image, result, labels, line_width, point_score)
+    elif labels:
+        _draw_classes(picture, result)
+    return picture
+
+
+def _check(result: object, line_width: int | None, point_score: float) -> None:
+    wrong: tuple[str, object, str, str] | None = None
     if line_width is not None and line_width < 1:
-        remedy = "None fits it to the picture."
-        raise OptionError(problem("no such line width", got=line_width, expected="1 pixel or more", remedy=remedy))
-    picture = image.copy()
-    order = np.argsort(-detections.confidence, kind="stable")
-    best_first, shorter = detections[order], min(image.shape[:2])
-    corners = _whole_pixels(best_first.xyxy, image.shape[:2])
+        wrong = ("no such line width", line_width, "1 pixel or more", "None fits it to the picture.")
+    elif not 0 <= point_score <= 1:
+        wrong = ("no such point score", point_score, "a number 0 to 1", "The default is 0.5.")
+    elif not isinstance(result, (Detections, Classification)):
+        remedy = "An embedding has no picture."
+        wrong = ("the result cannot be drawn", type(result).__name__, "Detections or Classification", remedy)
+    if wrong:
+        what, got, expected, remedy = wrong
+        raise OptionError(problem(what, got=got, expected=expected, remedy=remedy))
+
+
+def _draw_objects(
+    picture: Image, image: Image, detections: Detections, labels: bool, line_width: int | None, point_score: float
+) -> None:
+    best_first = detections[np.argsort(-detections.confidence, kind="stable")]
+    masks, turned, points = best_first.mask, best_first.xyxyxyxy, best_first.keypoints
+    size = picture.shape[:2]
+    if masks is not None and len(masks) and masks.shape[1:] != size:
+        got, expected = (f"{w} × {h} pixels" for h, w in (masks.shape[1:], size))
+        remedy = "Draw on the picture that was predicted."
+        raise OptionError(problem("the masks are of another picture", got=got, expected=expected, remedy=remedy))
+    corners = _whole_pixels(best_first.xyxy, size)
     colours = [class_colour(i) for i in best_first.class_id.tolist()]
-    sides = (corners[:, 2:] - corners[:, :2]).min(axis=1, initial=shorter)
-    widths = [line_width or max(1, min(round(1 + shorter / 500), side // 6)) for side in sides.tolist()]
-    for box, colour, width in reversed(list(zip(corners.tolist(), colours, widths, strict=True))):
-        _outline(picture, box, colour, width)
-    pen = _Pen(max(11, round(6 + 0.017 * shorter)))
-    if not labels or shorter < 3 * pen.height:
-        return picture
+    extents = (corners[:, 2:] - corners[:, :2]).clip(0)
+    sides = extents.min(axis=1, initial=min(size)).astype(np.float64)
+    if turned is not None:  # a long thin box across the picture has a large upright one
+        edges = np.linalg.norm(np.diff(turned[:, :3].astype(np.float64), axis=1), axis=2)
+        sides = np.fmin(sides, edges.min(axis=1, initial=min(size)))
+    widths = [line_width or max(1, min(round(1 + min(size) / 500), int(side // 6))) for side in sides.tolist()]
+    last_first = range(len(best_first) - 1, -1, -1)
+    if masks is not None:
+        for i in last_first:
+            tint(picture, image, masks[i], colours[i], widths[i])
+    for i in last_first:
+        if turned is not None and np.isfinite(turned[i]).all():
+            polygon, width = fixed_point(turned[i]), max(1, widths[i] - 1)  # OpenCV's soft edges add about one
+            cv2.polylines(picture, [polygon], True, colours[i], width, cv2.LINE_AA, SHIFT)
+        else:
+            _outline(picture, corners[i].tolist(), colours[i], widths[i])
+    if points is not None:
+        limbs = np.minimum(min(size) / 300, np.sqrt(extents.prod(axis=1)) / 40).clip(1)
+        for i in last_first:
+            draw_points(picture, points[i], float(limbs[i]), colours[i], point_score)
+    if labels:
+        _draw_labels(picture, best_first, corners.tolist(), colours, widths)
+
+
+def _draw_labels(
+    picture: Image, best_first: Detections, corners: list[list[int]], colours: list[Bgr], widths: list[int]
+) -> None:
+    pen = _Pen.fitting(picture)
+    if pen is None:
+        return
     tiles = [pen.label(best_first[i], colour, picture.shape[1]) for i, colour in enumerate(colours)]
     places = np.zeros((0, 4), np.int64)
-    for box, tile, width in zip(corners.tolist(), tiles, widths, strict=True):
+    for box, tile, width in zip(corners, tiles, widths, strict=True):
         places = np.vstack([places, _place(box, tile.shape[:2], width // 2, picture.shape[:2], places)])
     for (x1, y1, x2, y2), tile in reversed(list(zip(places.tolist(), tiles, strict=True))):
         picture[y1:y2, x1:x2] = tile
-    return picture
+
+
+def _draw_classes(picture: Image, result: Classification) -> None:
+    """The top five as white lines on a dark panel; as many as the height has room for."""
+    pen = _Pen.fitting(picture)
+    if pen is None:
+        return
+    height, width = picture.shape[:2]
+    rows = result.top(min(MOST_CLASSES, (height - 2 * pen.pad) // pen.height))
+    lines = [pen.shortened(name, f" {p:.2f}", width - 2 * pen.pad) for name, p in rows]
+    right = min(max(map(pen.width, lines)) + 2 * pen.pad, width)
+    panel = picture[: len(lines) * pen.height + 2 * pen.pad, :right]
+    panel[:] = (panel * PANEL_SHARE).astype(np.uint8)
+    for i, line in enumerate(lines):
+        pen.write(picture, line, (pen.pad, pen.pad + i * pen.height + pen.size), (255, 255, 255))
 
 
 @cache
@@ -120,24 +197,42 @@ def _place(
 
 
 class _Pen:
-    """Writes labels of one text size in pixels; OpenCV 5 does it in TrueType, OpenCV 4 in Hershey's ASCII strokes."""
+    """Writes text of one size in pixels; OpenCV 5 does it in TrueType, OpenCV 4 in Hershey's ASCII strokes."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.height = size, round(1.35 * size)
+        self.size, self.height, self.pad = size, round(1.35 * size), round(0.35 * size)
         # Capitals are 21 px high at scale 1. Thickness 2 is TrueType's semibold; for strokes it is in pixels.
         self.style = (cv2.FONT_HERSHEY_SIMPLEX, size / 30)
         self.thickness = 2 if UNICODE else max(1, round(size / 14))
 
+    @classmethod
+    def fitting(cls, picture: Image) -> _Pen | None:
+        """The pen that suits a picture; None for one with less than three lines' height or width."""
+        shorter = min(picture.shape[:2])
+        pen = cls(max(11, round(6 + 0.017 * shorter)))
+        return pen if shorter >= 3 * pen.height else None
+
     def label(self, one: Detections, colour: Bgr, most: int) -> Image:
         """The label of the one object in `one` as a picture of its own, at most `most` pixels wide."""
         name, track = _clean(one.class_name[0][:99]), "" if one.tracker_id is None else f" #{one.tracker_id[0]}"
-        full, pad = f"{name} {one.confidence[0]:.2f}{track}", round(0.35 * self.size)
-        text = full if self._width(full) + 2 * pad <= most else name
-        tile = np.full((self.height, self._width(text) + 2 * pad, 3), colour, np.uint8)
-        cv2.putText(tile, text, (pad, self.size), *self.style, ink(colour), self.thickness, cv2.LINE_AA)
+        full = f"{name} {one.confidence[0]:.2f}{track}"
+        text = full if self.width(full) + 2 * self.pad <= most else name
+        tile = np.full((self.height, self.width(text) + 2 * self.pad, 3), colour, np.uint8)
+        self.write(tile, text, (self.pad, self.size), ink(colour))
         return tile[:, :most]
 
-    def _width(self, text: str) -> int:
+    def shortened(self, name: str, rest: str, most: int) -> str:
+        """`name` and `rest` on one line of at most `most` pixels if need be with less of the name."""
+        name, dots = _clean(name[:99]), "…" if UNICODE else "..."
+        choices = (name, *(name[:n].rstrip() + dots for n in range(len(name) - 1, 0, -1)))
+        return next((c + rest for c in choices if self.width(c + rest) <= most), rest.strip())
+
+    def write(self, picture: Image, text: str, start: tuple[int, int], colour: Bgr) -> None:
+        """Write into `picture`; start: x and y of the left end of the baseline."""
+        cv2.putText(picture, text, start, *self.style, colour, self.thickness, cv2.LINE_AA)
+
+    def width(self, text: str) -> int:
+        """Of `text`, in pixels."""
         return int(cv2.getTextSize(text, *self.style, self.thickness)[0][0])
 
 

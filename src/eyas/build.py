@@ -5,32 +5,38 @@ Everything here is ONNX in, ONNX out; a backend (`eyas.backends`) makes an engin
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import onnx
 
-from eyas.card import METADATA_KEY, card_to_dict, settle_card
+from eyas.card import METADATA_KEY, card_to_dict, read_card, settle_card
+from eyas.errors import CardError, problem
 from eyas.families import family
 from eyas.graph.builder import Builder
-from eyas.graph.head import HeadSpec, append_head, candidates_of
+from eyas.graph.head import Cells, HeadSpec, append_head
 from eyas.graph.network import Facts, facts_of, read_network
+from eyas.graph.opset import raise_opset
 from eyas.graph.rewrite import split_convolutions, unfold_expectation
-from eyas.graph.surgery import IMAGES, OUTPUTS, THRESHOLDS, add_stem, finish, free_names
+from eyas.graph.surgery import IMAGES, OUTPUTS, THRESHOLDS, Output, add_stem, finish, free_names
+from eyas.graph.vector import Scores, Vector, append_scores, append_vector
+from eyas.store import resolve
 from eyas.types import ModelCard
-
-BUNDLED = {"nanodet": "nanodet_g_416.onnx"}
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network and what it is: the input of every further step. `model` still has its own inputs and outputs."""
+    """A network and what it is: the input of every further step. `model` still has its own inputs and outputs.
+
+    digest: SHA-256 of the model as it was read, in hexadecimal; it names the network wherever results depend on it.
+    """
 
     model: onnx.ModelProto
     facts: Facts
     card: ModelCard
+    digest: str = ""
 
 
 def open_network(
@@ -41,17 +47,18 @@ def open_network(
     size: tuple[int, int] | None = None,
     card: Path | None = None,
 ) -> Network:
-    """Read a bundled model by name or an ONNX file, and settle its card. Raises ModelError or CardError.
+    """Read a model by name (see `eyas.store`) or an ONNX file, and settle its card. Raises ModelError or CardError.
 
-    size: (height, width) for a network whose input size is free. The others: see `eyas.card.settle_card`.
+    size: (height, width) for a network whose input size is free. card: a JSON file whose fields win over those that
+    the store keeps beside the model. The others: see `eyas.card.settle_card`.
     """
-    if str(model) in BUNDLED:
-        with as_file(files("eyas") / "models" / BUNDLED[str(model)]) as path:
-            proto = read_network(path)
-    else:
-        proto = read_network(Path(model))
+    located = resolve(model)
+    proto = read_network(located.path)
+    digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+    proto = raise_opset(proto, str(model), size)
     facts = facts_of(proto, size)
-    return Network(proto, facts, settle_card(facts, family_name=family_name, names=names, card=card))
+    said = {**located.card, **(read_card(card) if card else {})}
+    return Network(proto, facts, settle_card(facts, said, family_name=family_name, names=names), digest)
 
 
 def deploy_graph(network: Network, head: HeadSpec) -> onnx.ModelProto:
@@ -68,10 +75,26 @@ def deploy_graph(network: Network, head: HeadSpec) -> onnx.ModelProto:
     stem, tail = Builder(model, "stem"), Builder(model, "head")
     add_stem(stem, model.graph, card.normalise)
     facts = replace(facts, outputs={renamed.get(name, name): shape for name, shape in facts.outputs.items()})
-    cells = family(card.family).decode(tail, card, facts)
-    for edge, name in zip(append_head(tail, cells, head, THRESHOLDS), OUTPUTS, strict=True):
-        tail.op("Identity", edge, out=name)
-    finish(model, stem, tail, card.input_size, facts.batch or "batch", (candidates_of(cells, head), 6 + cells.extras))
+    found = family(card.family).decode(tail, card, facts)
+    finish(model, stem, tail, card.input_size, facts.batch or "batch", _append_end(tail, found, head, card))
     del model.metadata_props[:]
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(card_to_dict(card)))
     return model
+
+
+def _append_end(g: Builder, found: Cells | Scores | Vector, head: HeadSpec, card: ModelCard) -> list[Output]:
+    """What comes behind a family's decode, by what it found. Raises CardError where the card's task is another."""
+    if card.task != found.task:
+        raise CardError(
+            problem(
+                "the card's task is not what its family does",
+                got=f"task {card.task} with family {card.family}",
+                expected=f"task {found.task}",
+                remedy="Correct the task in the card, or --family.",
+            )
+        )
+    if isinstance(found, Scores):
+        return append_scores(g, found)
+    if isinstance(found, Vector):
+        return append_vector(g, found)
+    return append_head(g, found, head, THRESHOLDS)

@@ -20,30 +20,36 @@ from eyas.coco import COCO80
 from eyas.errors import CardError, OptionError, problem
 from eyas.families import Guess, family
 from eyas.graph.network import Facts
-from eyas.types import ModelCard, Normalise
+from eyas.types import TASKS, ModelCard, Normalise, Task
 
 METADATA_KEY = "eyas"
 log = logging.getLogger("eyas")
 
 
 def settle_card(
-    facts: Facts, *, family_name: str | None = None, names: tuple[str, ...] | None = None, card: Path | None = None
+    facts: Facts,
+    said: Mapping[str, Any] | None = None,
+    *,
+    family_name: str | None = None,
+    names: tuple[str, ...] | None = None,
 ) -> ModelCard:
     """The card of a network, given what the user says (all optional). Raises CardError where it cannot be settled.
 
-    family_name: a module of `eyas.families` or a third party's. names: one per class. card: a JSON file whose fields
-    win over everything (see `card_to_dict` for its fields).
+    said: fields of a card (see `card_to_dict`), which win over what the file says. family_name: a module of
+    `eyas.families` or a third party's; names: one per class: these win over everything.
     """
-    said = read_card(card) if card else {}
+    said = said or {}
     own = _loads(facts.metadata[METADATA_KEY], "the model's own card") if METADATA_KEY in facts.metadata else {}
     wanted = family_name or said.get("family")
     if wanted and own.get("family") != wanted:  # all but the names belongs to the family that it is not
         own = {k: v for k, v in own.items() if k == "names"}
-    fields = own | said | ({"family": family_name} if family_name else {}) | ({"names": names} if names else {})
+    fields = own | dict(said) | ({"family": family_name} if family_name else {}) | ({"names": names} if names else {})
     _check_kinds(fields)
     if not fields.keys() >= _SETTLED:
         hint = _from_ultralytics(facts.metadata)
-        guessed = _recognise(facts, fields.get("family"), fields.get("names") or hint.get("names"))
+        task = _known_task(fields.get("task") or hint.get("task")) if not fields.get("family") else None
+        guessed = _recognise(facts, fields.get("family"), fields.get("names") or hint.get("names"), task)
+        hint.pop("task", None)  # the family's own, which is the same unless the user named another family
         params = {**guessed["params"], **fields.get("params", {})}
         fields = guessed | hint | fields | {"params": params}
     fields = fields | {"input_size": facts.size}
@@ -51,7 +57,7 @@ def settle_card(
 
 
 # What must be known for the shapes not to be asked; and JSON's kind of those fields that are used before the card is.
-_SETTLED = {f.name for f in dataclasses.fields(ModelCard)} - {"input_size", "task"}
+_SETTLED = {f.name for f in dataclasses.fields(ModelCard)} - {"input_size", "crop"}
 _KINDS: dict[str, tuple[type, ...]] = {"family": (str,), "names": (list, tuple), "params": (Mapping,)}
 
 
@@ -68,20 +74,23 @@ def _check_kinds(fields: Mapping[str, Any]) -> None:
             )
 
 
+def _known_task(task: str | None) -> Task | None:
+    if task is None or task in TASKS:
+        return task
+    raise CardError(
+        problem(
+            "the network's task is not supported",
+            got=f"task {task!r} in the card or in the model's metadata",
+            expected=" | ".join(TASKS),
+            remedy="Name a family with --family if you know better.",
+        )
+    )
+
+
 def _from_ultralytics(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Class names from the keys that Ultralytics' exporter writes; other tasks than detection are refused."""
+    """Class names and task from the keys that Ultralytics' exporter writes."""
     if "names" not in metadata or "stride" not in metadata:
         return {}
-    task = metadata.get("task", "detect")
-    if task != "detect":
-        raise CardError(
-            problem(
-                "the network's task is not supported",
-                got=f"task {task!r} in the model's metadata",
-                expected="detect",
-                remedy="Export a detection model.",
-            )
-        )
     try:
         names = ast.literal_eval(metadata["names"])
         names = tuple(names[i] for i in range(len(names)))
@@ -94,17 +103,20 @@ def _from_ultralytics(metadata: Mapping[str, str]) -> dict[str, Any]:
                 remedy="Give the names with --names FILE.",
             )
         ) from error
-    return {"names": names}
+    return {"names": names, "task": metadata.get("task", "detect")}
 
 
-def _recognise(facts: Facts, wanted: str | None, names: tuple[str, ...] | None) -> dict[str, Any]:
-    """The one reading of the shapes that is left when flags and names have had their say."""
+def _recognise(
+    facts: Facts, wanted: str | None, names: tuple[str, ...] | None, task: Task | None = None
+) -> dict[str, Any]:
+    """The one reading of the shapes that is left when flags, task and names have had their say."""
     among = [wanted] if wanted else list(registry.names("families"))
-    readings = [(name, guess) for name in among for guess in family(name).recognise(facts)]
+    readings = [(n, g) for n in among for g in family(n).recognise(facts) if task in (None, g.task)]
     if not readings:
+        kind = f" of the task {task!r}" if task else ""
         raise CardError(
             problem(
-                f"the network does not look like {wanted}" if wanted else "no family fits the network",
+                f"the network does not look like {wanted}" if wanted else f"no family{kind} fits the network",
                 got=facts.describe(),
                 expected=f"the outputs of {wanted or ' | '.join(among)} at input {facts.size}",
                 remedy="Check --family; see docs/models.md for each family's outputs.",
@@ -124,7 +136,7 @@ def _recognise(facts: Facts, wanted: str | None, names: tuple[str, ...] | None) 
     if len(left) > 1:  # of two readings, the one with COCO's 80 classes is by far the likelier
         left = [(n, g) for n, g in left if g.classes in (None, len(COCO80))] or left
     if len(left) > 1:
-        both = " or ".join(f"{n} with {g.classes or 'any number of'} classes" for n, g in left)
+        both = " or ".join(f"{_kind(n, g)} with {g.classes or 'any number of'} classes" for n, g in left)
         raise CardError(
             problem(
                 "more than one family fits the network",
@@ -136,16 +148,25 @@ def _recognise(facts: Facts, wanted: str | None, names: tuple[str, ...] | None) 
     return _fields(*left[0], names)
 
 
+def _kind(name: str, guess: Guess) -> str:
+    return name if guess.task == "detect" else f"{name} ({guess.task})"
+
+
 def _fields(name: str, guess: Guess, names: tuple[str, ...] | None) -> dict[str, Any]:
+    names = guess.names if names is None else names
+    if names is None and guess.task == "embed":
+        names = ()
     if names is None and guess.classes is None:
         log.warning("the outputs do not tell the classes: COCO's 80 are taken; give others with --names FILE")
-    if names is None and guess.classes in (None, len(COCO80)):
+    if names is None and guess.classes in (None, len(COCO80)) and guess.task != "classify":
         names = COCO80
     if names is None:
         log.warning("class names are unknown: numbers are shown instead; give them with --names FILE")
         names = tuple(f"class {i}" for i in range(guess.classes or 0))
     return {
         "family": name,
+        "task": guess.task,
+        "crop": guess.crop,
         "normalise": dataclasses.asdict(guess.normalise),
         "resize": guess.resize,
         "pad_value": guess.pad_value,
@@ -155,10 +176,11 @@ def _fields(name: str, guess: Guess, names: tuple[str, ...] | None) -> dict[str,
     }
 
 
-def class_ids(wanted: Sequence[int | str] | None, names: Sequence[str]) -> tuple[int, ...] | None:
-    """Ids of classes given by name or number; None for all. Raises OptionError for one that does not exist."""
+def class_ids(wanted: Sequence[int | str] | int | str | None, names: Sequence[str]) -> tuple[int, ...] | None:
+    """Ids of classes given by name or number, one or several; None for all. Raises OptionError for an unknown one."""
     if wanted is None:
         return None
+    wanted = [wanted] if isinstance(wanted, (str, int)) else wanted
     by_name = {name: i for i, name in enumerate(names)} | {str(i): i for i in range(len(names))}
     unknown = [str(w) for w in wanted if str(w) not in by_name]
     if unknown or not wanted:
@@ -187,8 +209,6 @@ def card_from_dict(fields: Mapping[str, Any]) -> ModelCard:
     try:
         if unknown:
             raise TypeError(f"unknown fields {', '.join(unknown)}")
-        if fields.get("task", "detect") != "detect":
-            raise ValueError(f"task {fields['task']!r}, where only detect is supported")
         norm = fields["normalise"]
         normalise = Normalise(norm["colour"], _floats(norm["mean"]), _floats(norm["scale"]))
         size = (int(fields["input_size"][0]), int(fields["input_size"][1]))

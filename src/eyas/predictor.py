@@ -1,6 +1,6 @@
-"""READ FIRST: from a model's name to detections. `load` compiles; `Model.stream` is the run flow, in order:
+"""READ FIRST: from a model's name to results. `load` compiles; `Model.stream` is the run flow, in order:
 
-    sources ─► Picture ─► load (decode) ─► letterbox into a slot ─► engine ─► rows ─► Detections
+    sources ─► Picture ─► load (decode) ─► letterbox into a slot ─► engine ─► outputs ─► result
                in order   └────────────── one job, on one of a few threads ─────────────────┘
 
 A job does everything for one group of pictures; as many jobs run side by side as the engine has streams, and one
@@ -10,6 +10,7 @@ more, so that a picture is being decoded while others are on the device. Results
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -25,16 +26,18 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.backends import Engine, Outputs, choose
+from eyas.backends import Engine, Feeds, choose
 from eyas.build import deploy_graph, open_network
 from eyas.card import class_ids
 from eyas.errors import EyasError, OptionError, SourceError, problem
 from eyas.graph.head import HeadSpec
+from eyas.graph.surgery import IMAGES, THRESHOLDS
 from eyas.imagefile import MAX_PIXELS
 from eyas.letterbox import Letterbox
-from eyas.nms import greedy_nms
+from eyas.outputs import Outputs, is_full, result_of
+from eyas.results import Prediction, Result
 from eyas.source import Picture, is_single, pictures
-from eyas.types import BuildSpec, Detections, Frame, Image, Prediction
+from eyas.types import BuildSpec, Frame, Image, ModelCard
 
 log = logging.getLogger("eyas")
 CONFIDENCE = 0.25
@@ -57,23 +60,23 @@ def load(
     imgsz: int | tuple[int, int] | None = None,
     card: str | PathLike[str] | None = None,
     max_det: int = 300,
-    classes: Sequence[int | str] | None = None,
+    classes: Sequence[int | str] | int | str | None = None,
     agnostic_nms: bool = False,
     multi_label: bool = False,
 ) -> Model:
-    """Open a bundled model ("nanodet") or an ONNX file, ready to predict.
+    """Open a model by name ("nanodet" is bundled, `eyas models` lists more) or an ONNX file, ready to predict.
 
     backend: "openvino", "onnxruntime" …; None for the best one here. precision, device, options: see `BuildSpec`.
     batch: pictures a call in `stream`. hint: None compiles for latency in `predict` of one picture and for
     throughput in `stream`; naming one compiles once, for both. family, names, imgsz (side, or (height, width)),
     card (a JSON file): what the network is, where its file does not say. max_det: the most objects a picture.
-    classes: only these, by id or name. agnostic_nms: a box may suppress one of another class. multi_label: a cell may
+    classes: only this one or these, by id or name. agnostic_nms: a box may suppress one of another class. multi_label: a cell may
     report every class that passes, not only its best (for evaluation).
     Raises ModelError, CardError, OptionError or BackendError.
     """
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     network = open_network(
-        Path(model),
+        os.fspath(model),
         family_name=family,
         names=tuple(names) if names is not None else None,
         size=size,
@@ -83,19 +86,30 @@ def load(
     spec = BuildSpec(precision, (1, batch, batch), device=device, options=options or {})
     if network.facts.batch and network.facts.batch != batch:
         log.warning("the model's batch is fixed to %d: it runs %d at a time", *[network.facts.batch] * 2)
-    return Model(network.card, deploy_graph(network, head), head, spec, backend, hint)
+    return Model(network.card, deploy_graph(network, head), head, spec, backend, hint, network.digest)
 
 
 class Model:
     """A network on a backend. Safe to use from several threads; a context manager that frees its engines."""
 
     def __init__(
-        self, card: Any, graph: Any, head: HeadSpec, spec: BuildSpec, backend: str | None, hint: Hint | None
+        self,
+        card: ModelCard,
+        graph: Any,
+        head: HeadSpec,
+        spec: BuildSpec,
+        backend: str | None,
+        hint: Hint | None,
+        digest: str = "",
     ) -> None:
-        """Use `load`. graph: a deploy graph of `card` and `head`; its engines are built on first use."""
-        self.card = card
+        """Use `load`. graph: a deploy graph of `card` and `head`; its engines are built on first use.
+
+        digest: fingerprint of the network.
+        """
+        self.card, self.digest = card, digest
         self.backend, self._backend = choose(backend)
         self._graph, self._head, self._spec, self._hint = graph, head, spec, hint
+        self._inputs = [i.name for i in graph.graph.input]
         self._engines: dict[Hint, Engine] = {}
         self._lock = threading.Lock()
         self._said_full = False
@@ -116,17 +130,17 @@ class Model:
     @overload
     def predict(  # type: ignore[overload-overlap] # str and bytes are iterables too, but one picture here
         self, source: Single, *, conf: float = ..., iou: float | None = ...
-    ) -> Detections: ...
+    ) -> Result: ...
 
     @overload
-    def predict(
-        self, source: Iterable[Single], *, conf: float = ..., iou: float | None = ...
-    ) -> Iterator[Detections]: ...
+    def predict(self, source: Iterable[Single], *, conf: float = ..., iou: float | None = ...) -> Iterator[Result]: ...
 
     def predict(
         self, source: Single | Iterable[Single], *, conf: float = CONFIDENCE, iou: float | None = None
-    ) -> Detections | Iterator[Detections]:
-        """Detections of one picture, or lazily of many: one `Detections` each, in order.
+    ) -> Result | Iterator[Result]:
+        """What the model says of one picture, or lazily of many: one result each, in order.
+
+        A result is `Detections`, `Classification` or `Embedding`, by the card's task.
 
         source: a path, encoded bytes, a uint8 BGR array [H, W, 3], a Frame; or an iterable of these, in which a
         path may also be a folder or a glob. conf: keep what scores above it (0…1). iou: NMS threshold (0…1), None
@@ -141,7 +155,7 @@ class Model:
                     "predict takes one picture, or a list",
                     got=f"the folder or glob {source}",
                     expected="a file, or a list of sources",
-                    remedy=f"predict([{str(source)!r}]) goes through it, one Detections at a time.",
+                    remedy=f"predict([{str(source)!r}]) goes through it, one result at a time.",
                 )
             )
         return _each(self.stream(source, conf=conf, iou=iou))
@@ -154,7 +168,7 @@ class Model:
         iou: float | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Generator[Prediction, None, None]:
-        """Frame and detections of every picture, in order; a picture that cannot be read carries its error.
+        """Frame and result of every picture, in order; a picture that cannot be read carries its error.
 
         sources: as for `predict`, also one folder or glob. max_pixels: larger pictures are refused.
         """
@@ -183,9 +197,9 @@ class Model:
                 for future in waiting:
                     future.cancel()
 
-    def _predict_one(self, picture: Picture, limits: NDArray[np.float32]) -> Detections:
+    def _predict_one(self, picture: Picture, limits: NDArray[np.float32]) -> Result:
         (prediction,) = self._job(self.engine("latency"), [picture], limits, threading.local())
-        return _detections(prediction)
+        return _result(prediction)
 
     def _job(
         self, engine: Engine, group: Sequence[Picture], limits: NDArray[np.float32], slots: threading.local
@@ -201,15 +215,18 @@ class Model:
             except EyasError as error:
                 done.append(Prediction(picture.source_id, error=error))
                 continue
-            box = Letterbox.fit(frame.size, self.card.input_size, self.card.resize)
+            box = Letterbox.fit(frame.size, self.card.input_size, self.card.resize, self.card.crop)
             box.apply(frame.image, slots.images[len(boxes)], self.card.pad_value)
             boxes.append(box)
             done.append(Prediction(picture.source_id, frame))
         if not boxes:
             return done
         outputs = self._infer(engine, slots.images[: len(boxes)], np.repeat(limits, len(boxes), axis=0))
-        found = iter([self._rows_to_detections(outputs, i, box, limits) for i, box in enumerate(boxes)])
-        return [p if p.error else replace(p, detections=next(found)) for p in done]
+        conf, iou = limits[0].tolist()
+        if any(is_full(outputs, i, conf) for i in range(len(boxes))):
+            self._say_full()
+        results = iter([result_of(self.card, self._head, outputs, i, box, iou) for i, box in enumerate(boxes)])
+        return [p if p.error else replace(p, result=next(results)) for p in done]
 
     def _infer(self, engine: Engine, images: Image, limits: NDArray[np.float32]) -> Outputs:
         """One call that `close` waits for; none begins on a closed model, whose engine could hang or crash."""
@@ -217,7 +234,8 @@ class Model:
             self._check_open()
             self._running += 1
         try:
-            return engine.infer(images, limits)
+            feeds: Feeds = {IMAGES: images, THRESHOLDS: limits}
+            return engine.infer({name: feeds[name] for name in self._inputs})
         finally:
             with self._idle:
                 self._running -= 1
@@ -227,25 +245,14 @@ class Model:
         if self._closed:
             raise EyasError("the model is closed: load it again, or keep it open (`with eyas.load(…) as model`)")
 
-    def _rows_to_detections(self, outputs: Outputs, i: int, box: Letterbox, limits: NDArray[np.float32]) -> Detections:
-        """Image i's rows, suppressed on the host where the graph did not finish, in source pixels."""
-        rows = outputs.detections[i, : outputs.count[i]]
-        conf, iou = limits[0]
-        rows = rows[np.argsort(-rows[:, 4], kind="stable")]  # a graph with very many leaves them in index order
-        if not outputs.converged[i]:
-            rows = rows[greedy_nms(rows[:, :4], rows[:, 5], float(iou), self._head.agnostic)]
-        # Evaluation takes every class of every cell down to scores that mean nothing: there it is no news.
-        full = outputs.detections[i, -1, 4] > conf and not self._head.multi_label
-        if full and not self._said_full:
+    def _say_full(self) -> None:
+        """Once a model. Evaluation takes every class of every cell down to scores that mean nothing: no news there."""
+        if not self._said_full and not self._head.multi_label:
             self._said_full = True
             log.warning(
                 "a picture has more than %d candidates; the weakest were left out: raise --max-det or --conf",
                 self._head.max_candidates,
             )
-        rows = rows[np.isfinite(rows).all(axis=1)]
-        return Detections(
-            box.boxes_to_source(rows[:, :4]), rows[:, 4].copy(), rows[:, 5].astype(np.int64), self.card.names
-        )
 
     def _thresholds(self, conf: float, iou: float | None) -> NDArray[np.float32]:
         values = {"conf": conf, "iou": self.card.iou if iou is None else iou}
@@ -272,17 +279,17 @@ class Model:
         self.close()
 
 
-def _each(predictions: Generator[Prediction, None, None]) -> Iterator[Detections]:
+def _each(predictions: Generator[Prediction, None, None]) -> Iterator[Result]:
     with closing(predictions):  # at an error too, before it is handled
         for prediction in predictions:
-            yield _detections(prediction)
+            yield _result(prediction)
 
 
-def _detections(prediction: Prediction) -> Detections:
+def _result(prediction: Prediction) -> Result:
     if prediction.error:
         raise prediction.error
-    assert prediction.detections is not None  # noqa: S101 - a prediction holds one or the other
-    return prediction.detections
+    assert prediction.result is not None  # noqa: S101 - a prediction holds one or the other
+    return prediction.result
 
 
 def _groups(items: Iterable[Picture], size: int) -> Iterator[list[Picture]]:

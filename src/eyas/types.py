@@ -1,24 +1,26 @@
-"""The few types that carry everything. Each checks itself when it is made; arrays are never copied unasked.
+"""What goes in: pictures, what a network is, how it is to be built. Each type checks itself when it is made.
 
-Coordinates are continuous pixels of the *source* picture: x to the right, y down, (0, 0) the upper left corner of
-the upper left pixel, so a box that covers a W × H picture is (0, 0, W, H).
+Results are in `eyas.results`. Coordinates are continuous pixels of the *source* picture: x to the right, y down,
+(0, 0) the upper left corner of the upper left pixel, so a box that covers a W × H picture is (0, 0, W, H).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.errors import CardError, EyasError, OptionError, SourceError, problem
+from eyas.errors import CardError, OptionError, SourceError, problem
 
 Image = NDArray[np.uint8]
 Colour = Literal["rgb", "bgr"]
-Resize = Literal["letterbox", "letterbox-topleft", "stretch"]
-RESIZES: tuple[Resize, ...] = ("letterbox", "letterbox-topleft", "stretch")
+Resize = Literal["letterbox", "letterbox-topleft", "stretch", "crop"]
+RESIZES: tuple[Resize, ...] = ("letterbox", "letterbox-topleft", "stretch", "crop")
+Task = Literal["detect", "pose", "segment", "obb", "classify", "embed"]
+TASKS: tuple[Task, ...] = ("detect", "pose", "segment", "obb", "classify", "embed")
 
 
 def check_image(image: object, what: str = "the picture") -> Image:
@@ -85,8 +87,10 @@ class Normalise:
 class ModelCard:
     """What a network is: everything that its graph alone does not say.
 
-    family: name of the decode. task: what comes out, "detect" so far. input_size: (height, width) in pixels.
-    normalise, resize, pad_value: how a picture becomes the input. names: one name per class id.
+    family: name of the decode. task: what comes out: boxes ("detect"), boxes with key points ("pose"), with masks
+    ("segment"), oriented ("obb"); class probabilities ("classify"); a unit vector ("embed").
+    input_size: (height, width) in pixels. normalise, resize, pad_value: how a picture becomes the input.
+    crop: with resize "crop", the share of the picture's shorter side that stays. names: one name per class id.
     iou: the NMS threshold that its authors use. params: what else the family needs (strides, bins …), JSON values.
     """
 
@@ -96,8 +100,9 @@ class ModelCard:
     names: tuple[str, ...]
     resize: Resize = "letterbox"
     pad_value: int = 114
-    task: str = "detect"
+    task: Task = "detect"
     iou: float = 0.7
+    crop: float = 1.0
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -110,8 +115,14 @@ class ModelCard:
             wrong = ("IoU threshold", str(self.iou), "over 0, up to 1")
         elif not 0 <= self.pad_value <= 255:
             wrong = ("pad value", str(self.pad_value), "0 to 255")
-        elif not self.names or not all(isinstance(n, str) and n for n in self.names):
-            wrong = ("class names", str(self.names)[:80], "at least one name, none empty")
+        elif self.task not in TASKS:
+            wrong = ("task", repr(self.task), " | ".join(TASKS))
+        elif not 0 < self.crop <= 1:
+            wrong = ("crop", str(self.crop), "over 0, up to 1")
+        elif self.task != "embed" and not self.names:
+            wrong = ("class names", "none", "at least one")
+        elif type(self.names) is not tuple or not all(isinstance(n, str) and n for n in self.names):
+            wrong = ("class names", str(self.names)[:80], "a tuple of names, none empty")
         if wrong:
             what, got, expected = wrong
             raise CardError(problem(f"the card's {what} is wrong", got=got, expected=expected, remedy="Mend the card."))
@@ -150,97 +161,3 @@ class BuildSpec:
                 raise OptionError(
                     problem(f"unknown {name}", got=repr(getattr(self, name)), expected=" | ".join(allowed), remedy="")
                 )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Detections:
-    """The objects of one picture, as aligned arrays; rows by falling confidence.
-
-    xyxy: float32 [N, 4] x1, y1, x2, y2 in source pixels. confidence: float32 [N], 0…1. class_id: int64 [N].
-    names: the class names that class_id indexes. tracker_id: int64 [N], where a tracker has numbered them.
-    Field names are those of supervision's `Detections`.
-    """
-
-    xyxy: NDArray[np.float32]
-    confidence: NDArray[np.float32]
-    class_id: NDArray[np.int64]
-    names: tuple[str, ...] = ()
-    tracker_id: NDArray[np.int64] | None = None
-
-    def __post_init__(self) -> None:
-        n = len(self.xyxy) if isinstance(self.xyxy, np.ndarray) and self.xyxy.ndim else 0
-        shapes: dict[str, tuple[object, tuple[int, ...]]] = {
-            "xyxy": (self.xyxy, (n, 4)),
-            "confidence": (self.confidence, (n,)),
-            "class_id": (self.class_id, (n,)),
-        }
-        if self.tracker_id is not None:
-            shapes["tracker_id"] = (self.tracker_id, (n,))
-        for name, (array, shape) in shapes.items():
-            if not isinstance(array, np.ndarray) or array.shape != shape:
-                raise EyasError(
-                    problem(
-                        f"Detections.{name} does not fit the other arrays",
-                        got=f"shape {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__,
-                        expected=f"a numpy array of shape {list(shape)}",
-                        remedy="All arrays have one row per object.",
-                    )
-                )
-
-    @classmethod
-    def empty(cls, names: tuple[str, ...] = ()) -> Detections:
-        """No object at all."""
-        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), names)
-
-    def __len__(self) -> int:
-        return len(self.xyxy)
-
-    def __iter__(self) -> Iterator[Detections]:
-        """One `Detections` of length 1 per object."""
-        return (self[i : i + 1] for i in range(len(self)))
-
-    def __getitem__(self, rows: slice | int | NDArray[np.bool_] | NDArray[np.integer[Any]] | list[int]) -> Detections:
-        """The chosen objects: a slice, an index, a mask or a list of indices."""
-        if isinstance(rows, (int, np.integer)):
-            rows = [int(rows)]
-        ids = None if self.tracker_id is None else self.tracker_id[rows]
-        return Detections(self.xyxy[rows], self.confidence[rows], self.class_id[rows], self.names, ids)
-
-    @property
-    def class_name(self) -> list[str]:
-        """The name of each object's class, or its number where there is no name."""
-        return [self.names[i] if 0 <= i < len(self.names) else str(i) for i in self.class_id.tolist()]
-
-    def to_dict(self) -> list[dict[str, Any]]:
-        """One plain dictionary per object, ready for JSON; coordinates to 0.01 px, confidence to 1e-4."""
-        rows = zip(self.class_name, self.class_id.tolist(), self.confidence.tolist(), self.xyxy.tolist(), strict=True)
-        out: list[dict[str, Any]] = [
-            {"class_name": name, "class_id": i, "confidence": round(c, 4), "xyxy": [round(v, 2) for v in box]}
-            for name, i, c, box in rows
-        ]
-        if self.tracker_id is not None:
-            for item, track in zip(out, self.tracker_id.tolist(), strict=True):
-                item["tracker_id"] = track
-        return out
-
-    def __repr__(self) -> str:
-        counts: dict[str, int] = {}
-        for name in self.class_name:
-            counts[name] = counts.get(name, 0) + 1
-        what = ", ".join(f"{n} {name}" for name, n in counts.items()) or "nothing"
-        rows = [
-            f"  {name:<14} {c:.2f}  [{x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f}]"
-            for name, c, (x1, y1, x2, y2) in zip(self.class_name, self.confidence, self.xyxy, strict=True)
-        ]
-        more = [f"  … {len(rows) - 10} more"] if len(rows) > 10 else []
-        return "\n".join([f"Detections({what})", *rows[:10], *more])
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What became of one source picture: a frame and what was found in it, or the error that stopped it."""
-
-    source_id: str
-    frame: Frame | None = None
-    detections: Detections | None = None
-    error: EyasError | None = None

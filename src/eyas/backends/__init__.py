@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from eyas import registry
 from eyas.errors import BackendError, problem
-from eyas.types import BuildSpec, Image
+from eyas.types import BuildSpec
 
 log = logging.getLogger("eyas")
 
@@ -25,13 +25,7 @@ class Fitness(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """A deploy graph's results, owned by the caller: [B, K, 6] float32, [B] int32, [B] bool."""
-
-    detections: NDArray[np.float32]
-    count: NDArray[np.int32]
-    converged: NDArray[np.bool_]
+Feeds = Mapping[str, NDArray[Any]]  # a deploy graph's inputs by name, each [B, …]; see `eyas.graph.surgery`
 
 
 class Engine(Protocol):
@@ -45,8 +39,8 @@ class Engine(Protocol):
     def description(self) -> str:
         """Runtime, version, device and precision, in one line."""
 
-    def infer(self, images: Image, thresholds: NDArray[np.float32]) -> Outputs:
-        """images uint8 [B, H, W, 3] and thresholds float32 [B, 2] → results; inputs are only read."""
+    def infer(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """The graph's inputs → its outputs, by name. Inputs are only read; outputs are the caller's."""
 
     def close(self) -> None:
         """Free what the engine holds; it cannot be used afterwards."""
@@ -131,18 +125,16 @@ def check_precision(spec: BuildSpec, able: Mapping[str, Any], where: str) -> Non
 
 
 def infer_in_steps(
-    run: Callable[[Image, NDArray[np.float32]], Sequence[NDArray[Any]]],
-    images: Image,
-    thresholds: NDArray[np.float32],
-    fixed: int | None,
-) -> Outputs:
+    run: Callable[[Feeds], dict[str, NDArray[Any]]], feeds: Feeds, fixed: int | None
+) -> dict[str, NDArray[Any]]:
     """Run any number of images on a graph of a fixed batch; the last step is filled up and what it adds is cut off."""
-    step = fixed or len(images)
+    count = len(next(iter(feeds.values())))
+    if fixed in (None, count):
+        return run(feeds)
     parts = []
-    for i in range(0, len(images), step):
-        now, limits = images[i : i + step], thresholds[i : i + step]
-        if short := step - len(now):
-            now = np.concatenate([now, np.repeat(now[-1:], short, axis=0)])
-            limits = np.concatenate([limits, np.repeat(limits[-1:], short, axis=0)])
-        parts.append([output[: step - short] for output in run(now, limits)])
-    return Outputs(*(parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))))
+    for i in range(0, count, fixed):
+        now = {name: array[i : i + fixed] for name, array in feeds.items()}
+        if short := i + fixed - count if i + fixed > count else 0:
+            now = {name: np.concatenate([a, np.repeat(a[-1:], short, axis=0)]) for name, a in now.items()}
+        parts.append({name: array[: fixed - short] for name, array in run(now).items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

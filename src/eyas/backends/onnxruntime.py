@@ -6,14 +6,13 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from eyas.backends import Fitness, Outputs, check_precision, infer_in_steps
+from eyas.backends import Feeds, Fitness, check_precision, infer_in_steps
 from eyas.errors import BackendError, problem
-from eyas.graph.surgery import IMAGES, OUTPUTS, THRESHOLDS, dims_of
-from eyas.types import BuildSpec, Image
+from eyas.graph.surgery import dims_of
+from eyas.types import BuildSpec
 
 CPU = "CPUExecutionProvider"
 
@@ -89,17 +88,18 @@ class OrtEngine:
     def __init__(self, session: Any, parallel: int, fixed_batch: int | None) -> None:
         self._session = session
         self._fixed = fixed_batch
+        self._names = [output.name for output in session.get_outputs()]
         self.parallel = parallel
         provider = session.get_providers()[0].removesuffix("ExecutionProvider")
         self.description = f"ONNX Runtime {version()}, {provider}, fp32"
 
-    def infer(self, images: Image, thresholds: NDArray[np.float32]) -> Outputs:
+    def infer(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Runs on the calling thread and ONNX Runtime's own."""
 
-        def run(now: Image, limits: NDArray[np.float32]) -> list[NDArray[Any]]:
-            return list(self._session.run(OUTPUTS, {IMAGES: now, THRESHOLDS: limits}))
+        def run(now: Feeds) -> dict[str, NDArray[Any]]:
+            return dict(zip(self._names, self._session.run(self._names, dict(now)), strict=True))
 
-        return infer_in_steps(run, images, thresholds, self._fixed)
+        return infer_in_steps(run, feeds, self._fixed)
 
     def close(self) -> None:
         """Free the session."""

@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from eyas.backends import Fitness, Outputs, check_precision, infer_in_steps
+from eyas.backends import Feeds, Fitness, check_precision, infer_in_steps
 from eyas.errors import BackendError, problem
 from eyas.graph.rewrite import widen_last_products
-from eyas.graph.surgery import IMAGES, OUTPUTS, THRESHOLDS, dims_of
-from eyas.types import BuildSpec, Image
+from eyas.graph.surgery import dims_of
+from eyas.types import BuildSpec
 
 # Our words → OpenVINO's element types, and the capability that a device lists for each.
 TYPES = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
@@ -83,11 +83,12 @@ def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OpenVinoEngine:
     low, _, high = spec.batch
     try:
         network = core.read_model(_with_wide_ends(model).SerializeToString())
-        in_graph, height, width, _ = dims_of(model.graph.input[0])
+        shapes = {i.name: dims_of(i) for i in model.graph.input}
+        in_graph = next(iter(shapes.values()))[0]
         fixed = in_graph if isinstance(in_graph, int) else None
         if fixed is None:
             batch = ov.Dimension(low, high) if low < high else low
-            network.reshape({IMAGES: [batch, height, width, 3], THRESHOLDS: [batch, 2]})
+            network.reshape({name: [batch, *rest] for name, (_, *rest) in shapes.items()})
             fixed = low if low == high else None
         compiled = core.compile_model(network, device, config | dict(spec.options))
     except RuntimeError as error:
@@ -99,10 +100,16 @@ def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OpenVinoEngine:
                 remedy="Another backend may take it (`eyas backends`).",
             )
         ) from error
-    engine = OpenVinoEngine(compiled, device, fixed)
+    engine = OpenVinoEngine(compiled, device, fixed, [o.name for o in model.graph.output])
     with _FIRST_CALL:
-        engine.infer(np.zeros((low, int(height), int(width), 3), np.uint8), np.ones((low, 2), np.float32))
+        engine.infer({i.name: _zeros(i, low) for i in model.graph.input})
     return engine
+
+
+def _zeros(value: onnx.ValueInfoProto, batch: int) -> NDArray[Any]:
+    """An input of nothing but zeros."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return np.zeros([batch, *map(int, dims_of(value)[1:])], dtype)
 
 
 def _with_wide_ends(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -116,9 +123,10 @@ def _with_wide_ends(model: onnx.ModelProto) -> onnx.ModelProto:
 class OpenVinoEngine:
     """One compiled model and a pool of requests, one per stream and one to spare."""
 
-    def __init__(self, compiled: Any, device: str, fixed_batch: int | None) -> None:
+    def __init__(self, compiled: Any, device: str, fixed_batch: int | None, outputs: list[str]) -> None:
         self._fixed = fixed_batch
         self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._names = outputs
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.parallel):
             self._requests.put(compiled.create_infer_request())
@@ -126,16 +134,16 @@ class OpenVinoEngine:
         ours = next((o for o, (theirs, _) in TYPES.items() if theirs == precision), precision)
         self.description = f"OpenVINO {version()}, {device}, {ours}"
 
-    def infer(self, images: Image, thresholds: NDArray[np.float32]) -> Outputs:
+    def infer(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Runs on a free request; waits for one where all are busy."""
         request = self._requests.get()
 
-        def run(now: Image, limits: NDArray[np.float32]) -> list[NDArray[Any]]:
-            request.infer({IMAGES: now, THRESHOLDS: limits}, share_inputs=True)
-            return [request.get_tensor(name).data.copy() for name in OUTPUTS]
+        def run(now: Feeds) -> dict[str, NDArray[Any]]:
+            request.infer(dict(now), share_inputs=True)
+            return {name: request.get_tensor(name).data.copy() for name in self._names}
 
         try:
-            return infer_in_steps(run, images, thresholds, self._fixed)
+            return infer_in_steps(run, feeds, self._fixed)
         finally:
             self._requests.put(request)
 

@@ -13,7 +13,7 @@ from eyas.cli.model import add_network_flags
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     """Declare both commands and their flags."""
     p = commands.add_parser("info", parents=[common], help="what a model is", description="What a model is.")
-    p.add_argument("model", metavar="MODEL", help="an .onnx file or a bundled model (nanodet)")
+    p.add_argument("model", metavar="MODEL", help="an .onnx file or a model's name (`eyas models`)")
     p.add_argument("--format", choices=["table", "json"], default="table", help="json: a card that --card takes")
     add_network_flags(p)
     p.set_defaults(run=run_info)

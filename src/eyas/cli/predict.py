@@ -1,4 +1,4 @@
-"""`eyas predict SOURCE…`: detections of pictures, as a table or JSON lines, drawn, and in files."""
+"""`eyas predict SOURCE…`: what the model says of pictures, as a table or JSON lines, drawn, and in files."""
 
 from __future__ import annotations
 
@@ -16,35 +16,40 @@ from eyas.cli.model import add_engine_flags, add_head_flags, add_network_flags, 
 from eyas.errors import OptionError, problem
 
 if TYPE_CHECKING:
+    from eyas.results import Prediction, Result
     from eyas.source import Picture
-    from eyas.types import Prediction
+    from eyas.types import Task
 
 WRITTEN = {
     "pictures": "drawn pictures",
     "text": "YOLO labels",
     "crops": "cut-out objects",
     "json": "COCO results",
-    "csv": "one row an object",
+    "csv": "one row an object or class",
 }
+COLUMNS = {"classify": "classes (probability)", "embed": "embedding"}  # the table's last; others find objects
 FEW = 4  # up to so many pictures, waiting for a second engine to compile costs more than it gains
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     """Declare the command and its flags."""
     p = commands.add_parser(
-        "predict", parents=[common], help="find objects in pictures", description="Find objects in pictures."
+        "predict",
+        parents=[common],
+        help="find objects in pictures",
+        description="Find objects in pictures, or say what else the model says of them.",
     )
     p.add_argument("source", nargs="+", metavar="SOURCE", help="pictures, folders or globs; - reads one from stdin")
     p.add_argument("-m", "--model", default="nanodet", help="an .onnx file or a bundled model (default nanodet)")
     p.add_argument("--format", choices=["table", "json"], default="table", help="json: one object a picture and line")
     add_head_flags(p)
     out = p.add_argument_group("files to write")
-    out.add_argument("--save", metavar="DIR", type=Path, help="pictures with the objects drawn in")
-    out.add_argument("--save-txt", metavar="DIR", type=Path, help="YOLO labels: class cx cy w h, relative")
+    out.add_argument("--save", metavar="DIR", type=Path, help="pictures with what was found drawn in")
+    out.add_argument("--save-txt", metavar="DIR", type=Path, help="YOLO labels: boxes, outlines, points or corners")
     out.add_argument("--save-conf", action="store_true", help="with --save-txt: add the confidence")
     out.add_argument("--save-crop", "--crops", metavar="DIR", type=Path, dest="crops", help="each object cut out")
-    out.add_argument("--json", metavar="FILE", type=Path, help="COCO results")
-    out.add_argument("--csv", metavar="FILE", type=Path, help="one row an object")
+    out.add_argument("--json", metavar="FILE", type=Path, help="COCO results of all pictures")
+    out.add_argument("--csv", metavar="FILE", type=Path, help="one row an object, or likely class")
     add_network_flags(p)
     add_engine_flags(p)
     p.add_argument("--max-pixels", type=count, metavar="N", help="refuse larger pictures (default 178956970)")
@@ -61,14 +66,15 @@ def run(args: argparse.Namespace) -> int:
 
     items = list(pictures(args.source, args.max_pixels or MAX_PIXELS))
     places = {"pictures": args.save, "text": args.save_txt, "crops": args.crops, "json": args.json, "csv": args.csv}
-    _refuse_to_overwrite(args.save, items)
+    refuse_to_overwrite(args.save, items)
     options = SinkOptions(**places, text_confidence=args.save_conf)
     if len(items) >= FEW:
         cv2.setNumThreads(1)  # one picture a thread: OpenCV's own threads would only get in the way
     found: Counter[str] = Counter()
     failed = 0
-    table = _Table() if args.format == "table" else None
-    with open_model(args, "latency" if len(items) < FEW else "throughput") as model, open_sinks(options) as sinks:
+    hint = "latency" if len(items) < FEW else "throughput"
+    with open_model(args, hint) as model, open_sinks(options, model.card.task) as sinks:
+        table = _Table(model.card.task) if args.format == "table" else None
         model.engine()
         start = time.perf_counter()
         results = model.stream_pictures(items, conf=args.conf, iou=args.iou)
@@ -83,18 +89,20 @@ def run(args: argparse.Namespace) -> int:
                         table.add(prediction)
                     else:
                         _print_json(prediction)
-                    found.update(prediction.detections.class_name if prediction.detections else ())
+                    found.update(_counted(prediction.result))
                     failed += prediction.error is not None
         finally:
             if table:
                 table.print()  # after an interruption too: what was finished
         seconds = time.perf_counter() - start
     if not args.quiet:
-        _summary(places, len(items), failed, found, seconds)
+        if model.card.task == "embed":
+            found["embeddings" if len(items) - failed > 1 else "embedding"] = len(items) - failed
+        _summary(places, len(items), failed, +found, seconds)
     return 1 if failed else 0
 
 
-def _refuse_to_overwrite(folder: Path | None, items: list[Picture]) -> None:
+def refuse_to_overwrite(folder: Path | None, items: list[Picture]) -> None:
     """Raise OptionError if a drawn picture could take the place of one that is still to be read."""
     if folder is None:
         return
@@ -112,6 +120,15 @@ def _refuse_to_overwrite(folder: Path | None, items: list[Picture]) -> None:
         )
 
 
+def _counted(result: Result | None) -> list[str]:
+    """The classes that the closing line counts: every object's, or the picture's likeliest."""
+    from eyas.results import Classification, Detections
+
+    if isinstance(result, Classification):
+        return [result.summary()]
+    return result.class_name if isinstance(result, Detections) else []
+
+
 def _summary(places: dict[str, Path | None], total: int, failed: int, found: Counter[str], seconds: float) -> None:
     what = ", ".join(f"{n} {name}" for name, n in found.most_common(6)) or "nothing"
     more = f" and {len(found) - 6} other classes" if len(found) > 6 else ""
@@ -125,9 +142,10 @@ def _summary(places: dict[str, Path | None], total: int, failed: int, found: Cou
 
 def _print_json(prediction: Prediction) -> None:
     line: dict[str, Any] = {"path": prediction.source_id}
-    if prediction.frame is not None and prediction.detections is not None:
+    if prediction.frame is not None and prediction.result is not None:
         height, width = prediction.frame.size
-        line |= {"width": width, "height": height, "detections": prediction.detections.to_dict()}
+        key = type(prediction.result).__name__.lower()  # detections, classification, embedding
+        line |= {"width": width, "height": height, key: prediction.result.to_dict()}
     else:
         line["error"] = str(prediction.error)
     print(json.dumps(line, ensure_ascii=False), flush=True)
@@ -136,26 +154,23 @@ def _print_json(prediction: Prediction) -> None:
 class _Table:
     """Collects a row a picture; printed at the end, since column widths need all rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task) -> None:
+        self._columns = ("picture", "size", COLUMNS.get(task, "objects (confidence)"))
         self._rows: list[tuple[str, str, str]] = []
 
     def add(self, prediction: Prediction) -> None:
-        if prediction.frame is None or prediction.detections is None:
+        if prediction.frame is None or prediction.result is None:
             self._rows.append((prediction.source_id, "-", f"error: {prediction.error}"))
             return
         height, width = prediction.frame.size
-        best: dict[str, list[float]] = {}
-        for name, confidence in zip(prediction.detections.class_name, prediction.detections.confidence, strict=True):
-            best.setdefault(name, []).append(float(confidence))
-        objects = ", ".join(f"{len(c)} {name} ({_range(c)})" for name, c in best.items())
-        self._rows.append((prediction.source_id, f"{width} × {height}", objects or "nothing"))
+        self._rows.append((prediction.source_id, f"{width} × {height}", _told(prediction.result)))
 
     def print(self) -> None:
         from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table("picture", "size", "objects (confidence)", box=None, pad_edge=False)
+        table = Table(*self._columns, box=None, pad_edge=False)
         for source, size, text in self._rows:
             table.add_row(escape(source), size, escape(text), style="red" if text.startswith("error: ") else None)
         console = Console()
@@ -164,6 +179,21 @@ class _Table:
         with console.capture() as shown:  # rich itself would end with its own exit code where the reader has gone
             console.print(table)
         sys.stdout.write(shown.get())
+
+
+def _told(result: Result) -> str:
+    """A result on one line."""
+    from eyas.results import Classification, Embedding
+
+    if isinstance(result, Embedding):
+        return result.summary()
+    if isinstance(result, Classification):
+        more = " …" if len(result.probabilities) > 5 else ""
+        return ", ".join(f"{name} {p:.2f}" for name, p in result.top(5)) + more
+    best: dict[str, list[float]] = {}
+    for name, confidence in zip(result.class_name, result.confidence.tolist(), strict=True):
+        best.setdefault(name, []).append(confidence)
+    return ", ".join(f"{len(c)} {name} ({_range(c)})" for name, c in best.items()) or "nothing"
 
 
 def _range(confidences: list[float]) -> str:

@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eyas.cli.model import add_engine_flags, add_network_flags
-from eyas.errors import DataError, SinkError, problem
+from eyas.errors import DataError, problem
+from eyas.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from eyas.evaluation.classmap import ClassMap
     from eyas.evaluation.dataset import Dataset
     from eyas.evaluation.evaluate import Evaluation
     from eyas.predictor import Model
-    from eyas.types import Prediction
+    from eyas.results import Prediction
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     """Declare the command and its flags."""
     text = "measure a detector on labelled pictures"
     p = commands.add_parser("val", parents=[common], help=text, description=text.capitalize() + ".")
-    p.add_argument("model", metavar="MODEL", help="an .onnx file or a bundled model (nanodet)")
+    p.add_argument("model", metavar="MODEL", help="an .onnx file or a model's name (`eyas models`)")
     p.add_argument(
         "--data", metavar="PATH", type=Path, required=True, help="COCO .json, YOLO .yaml or folder, Pascal VOC folder"
     )
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     for module in ("faster_coco_eval", "matplotlib")[: 2 if args.save else 1]:
         need(module, "val")
     if args.save:
-        _folder(args.save)
+        make_folder(args.save)
     data = open_dataset(args.data, args.images).first(args.limit)
     cv2.setNumThreads(1)  # one picture a thread: OpenCV's own threads would only get in the way
     report, evaluation = _evaluate_all(args, data)
@@ -164,18 +165,6 @@ def _minus(b: float | None, a: float | None) -> float | None:
     return None if a is None or b is None else b - a
 
 
-def _folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> SinkError:
-    got, remedy = error.strerror or str(error), "Check --save, who may write there, and the free space."
-    return SinkError(problem(f"cannot write {path}", got=got, expected="a place to write to", remedy=remedy))
-
-
 def _save(folder: Path, evaluation: Evaluation, report: dict[str, Any]) -> None:
     """The files of --save. Raises SinkError."""
     import cv2
@@ -194,10 +183,7 @@ def _save(folder: Path, evaluation: Evaluation, report: dict[str, Any]) -> None:
     if sheet is not None:
         files["worst.jpg"] = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
     for name, content in files.items():
-        try:
-            (folder / name).write_bytes(content)
-        except OSError as error:
-            raise _unwritable(folder / name, error) from error
+        write_atomically(folder / name, content)
 
 
 def _tell(args: argparse.Namespace, report: dict[str, Any]) -> None:

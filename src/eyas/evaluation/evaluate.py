@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eyas.errors import OptionError, problem
 from eyas.evaluation import metrics
 from eyas.evaluation.classmap import ClassMap
 from eyas.evaluation.dataset import Dataset
@@ -22,7 +23,7 @@ from eyas.evaluation.metrics import Found, Truth
 
 if TYPE_CHECKING:
     from eyas.predictor import Model
-    from eyas.types import Detections, Prediction
+    from eyas.results import Detections, Prediction
 
 CONF = 0.001  # low enough that the curves end where nothing more is to be won
 MOST_CANDIDATES = 30_000  # a picture, before NMS
@@ -34,10 +35,20 @@ Watch = Callable[["Iterator[Prediction]"], "Iterator[Prediction]"]
 
 
 def open_for_evaluation(model: str, **options: Any) -> Model:
-    """Open a model so that nothing that could count is left out. options: as for `eyas.load`."""
+    """Open a model so that nothing that could count is left out. options: as for `eyas.load`. Raises OptionError."""
     from eyas.predictor import load
 
-    return load(model, max_det=MOST_CANDIDATES, multi_label=True, **options)
+    opened = load(model, max_det=MOST_CANDIDATES, multi_label=True, **options)
+    if opened.card.task in ("classify", "embed"):
+        raise OptionError(
+            problem(
+                f"{model} finds no objects",
+                got=f"family {opened.card.family}, task {opened.card.task}",
+                expected="a model that gives boxes",
+                remedy="`eyas faces val` measures face embedders.",
+            )
+        )
+    return opened
 
 
 @dataclass(frozen=True, eq=False)

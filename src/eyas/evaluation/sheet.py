@@ -9,8 +9,9 @@ from eyas.annotate import draw
 from eyas.errors import EyasError
 from eyas.evaluation.evaluate import Evaluation
 from eyas.evaluation.metrics import Floats, Ints
+from eyas.results import Detections
 from eyas.source import pictures
-from eyas.types import Detections, Image
+from eyas.types import Image
 
 COUNT, COLUMNS = 12, 4
 WIDTH, HEIGHT, STRIP, GAP = 480, 400, 30, 8  # pixels: a tile's picture, the line of text under it, between tiles

@@ -14,9 +14,12 @@ from eyas.errors import CardError, problem
 from eyas.graph.builder import Builder
 from eyas.graph.head import Cells
 from eyas.graph.network import Facts
-from eyas.types import ModelCard, Normalise, Resize
+from eyas.graph.vector import Scores, Vector
+from eyas.types import ModelCard, Normalise, Resize, Task
 
 RGB_UNIT = Normalise("rgb", scale=(1 / 255, 1 / 255, 1 / 255))  # what most of the YOLOs and DETR's heirs want
+# ImageNet's mean and deviation, as torchvision's models have it: .485 .456 .406 and .229 .224 .225 of 0…1.
+IMAGENET = Normalise("rgb", (123.675, 116.28, 103.53), (1 / 58.395, 1 / 57.12, 1 / 57.375))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Guess:
     """What a family takes a network for: the parts of a card that it alone can know.
 
     classes: how many the outputs have; None where they do not tell (then as many as there are names, or COCO's 80).
-    iou: the family's usual NMS threshold.
+    iou: the family's usual NMS threshold. task, crop: see `eyas.types.ModelCard`. names: where the family knows them.
     """
 
     classes: int | None
@@ -33,6 +36,9 @@ class Guess:
     pad_value: int = 114
     iou: float = 0.7
     params: Mapping[str, Any] = field(default_factory=dict)
+    task: Task = "detect"
+    crop: float = 1.0
+    names: tuple[str, ...] | None = None
 
 
 class Family(Protocol):
@@ -41,8 +47,9 @@ class Family(Protocol):
     def recognise(self, facts: Facts) -> list[Guess]:
         """What this network could be if it were of this family; empty where its shapes rule that out."""
 
-    def decode(self, g: Builder, card: ModelCard, facts: Facts) -> Cells:
-        """Append what turns the network's outputs (edges named as in `facts.outputs`) into cells."""
+    def decode(self, g: Builder, card: ModelCard, facts: Facts) -> Cells | Scores | Vector:
+        """Append what turns the network's outputs (edges named as in `facts.outputs`) into scored cells, into one score
+        a class, or into one vector."""
 
 
 def family(name: str) -> Family:

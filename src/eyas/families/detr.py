@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from eyas.families import RGB_UNIT, Guess, check_outputs, corners, on_grid
+from eyas.families import IMAGENET, RGB_UNIT, Guess, check_outputs, corners, on_grid
 from eyas.graph.builder import Builder
 from eyas.graph.head import Cells, Rows
 from eyas.graph.network import Facts
-from eyas.types import ModelCard, Normalise
+from eyas.types import ModelCard
 
 MOST = 1000  # queries: more, or as many as a grid has, are grid cells
-RFDETR = Normalise("rgb", (123.675, 116.28, 103.53), (1 / 58.395, 1 / 57.12, 1 / 57.375))
 
 
 class Queries(NamedTuple):
@@ -36,7 +35,7 @@ def recognise(facts: Facts) -> list[Guess]:
     if found is None:
         return []
     logits = found.boxes != found.scores and facts.makers.get(found.scores) != "Sigmoid"
-    normalise = RFDETR if set(facts.outputs) == {"dets", "labels"} else RGB_UNIT
+    normalise = IMAGENET if set(facts.outputs) == {"dets", "labels"} else RGB_UNIT
     return [Guess(found.classes, normalise, "stretch", params={"logits": logits})]
 
 

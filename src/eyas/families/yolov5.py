@@ -44,7 +44,7 @@ def recognise(facts: Facts) -> list[Guess]:
     """One decoded output with three rows a cell, or one raw map a stride."""
     for strides, anchors in ANCHORS.items():
         params: dict[str, Any] = {"strides": list(strides)}
-        if decoded := _decoded(facts, strides):
+        if decoded := decoded_output(facts, strides):
             return [Guess(int(facts.outputs[decoded][2]) - 5, RGB_UNIT, iou=0.45, params=params)]
         if levels := _levels(facts, strides):
             params |= {"anchors": [[list(a) for a in level] for level in anchors], "decode": "v5"}
@@ -53,7 +53,7 @@ def recognise(facts: Facts) -> list[Guess]:
     return []
 
 
-def _decoded(facts: Facts, strides: tuple[int, ...]) -> str | None:
+def decoded_output(facts: Facts, strides: tuple[int, ...]) -> str | None:
     """The name of the decoded output, if there is one and the others are raw maps."""
     flat = [n for n, s in facts.outputs.items() if len(s) == 3 and s[1] == 3 * cells_at(facts.size, strides)]
     others = [s for n, s in facts.outputs.items() if n not in flat]
@@ -113,7 +113,7 @@ def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:
     """Score = objectness · class score; boxes as in the module's head."""
     strides, rule, logits = _params(card)
     width, count = 5 + len(card.names), 3 * cells_at(card.input_size, strides)
-    decoded, levels = _decoded(facts, strides), _levels(facts, strides)
+    decoded, levels = decoded_output(facts, strides), _levels(facts, strides)
     found = facts.outputs[decoded][2] if decoded else _width(facts.outputs[levels[0]]) if levels else 0
     expected = f"one output [B, {count}, {width}], or one map a stride with 3 · {width} channels"
     check_outputs(card, found == width, facts, expected)

@@ -19,14 +19,17 @@ STRIDES = (8, 16, 32)
 
 
 def recognise(facts: Facts) -> list[Guess]:
-    """One output [B, 4 + C, N] with as many cells as the three grids have."""
-    shapes = list(facts.outputs.values())
-    if len(shapes) != 1 or len(shapes[0]) != 3:
-        return []
-    _, width, count = shapes[0]
-    if not isinstance(width, int) or width < 5 or count != cells_at(facts.size, STRIDES):
-        return []
-    return [Guess(width - 4, RGB_UNIT)]
+    """One output [B, 4 + C, N] with as many cells as the three grids have; boxes that are turned are `yolov8_obb`'s."""
+    turned = {"Cos", "Sin"} <= facts.ops and "task" not in facts.metadata
+    found = columns(facts) if len(facts.outputs) == 1 and not turned else {}
+    return [Guess(width - 4, RGB_UNIT) for width in found.values() if width > 4]
+
+
+def columns(facts: Facts) -> dict[str, int]:
+    """The outputs [B, W, N] with as many cells as the three grids have: name → W."""
+    count = cells_at(facts.size, STRIDES)
+    flat = {n: s[1] for n, s in facts.outputs.items() if len(s) == 3 and s[2] == count}
+    return {name: width for name, width in flat.items() if isinstance(width, int)}
 
 
 def decode(g: Builder, card: ModelCard, facts: Facts) -> Cells:

@@ -25,6 +25,8 @@ from onnx import TensorProto
 
 from eyas.errors import OptionError, problem
 from eyas.graph.builder import Builder
+from eyas.graph.surgery import Output
+from eyas.types import Task
 
 ROUNDS = 8
 MAX_CANDIDATES = 300
@@ -49,7 +51,8 @@ class Cells:
     objectness: edge [B, N] that multiplies the scores, ≥ 0 (a logit too, if they are), or None.
     pick: gives the rows of the chosen cells, edge [B, K] int64.
     suppress: where NMS happens; "never" for networks that report each object once.
-    extras: how many columns `Rows.extras` has.
+    extras: how many columns `Rows.extras` has: key points as x, y, score each (input pixels), the coefficients of a
+    mask, or an angle. prototypes: edge [B, extras, h, w] float32 that mask coefficients combine, with (h, w).
     """
 
     scores: str
@@ -61,6 +64,15 @@ class Cells:
     logits: bool = False
     suppress: Literal["graph", "host", "never"] = "graph"
     extras: int = 0
+    prototypes: tuple[str, tuple[int, int]] | None = None
+
+    @property
+    def task(self) -> Task:
+        """What the extras make of it: masks come with prototypes, an angle is one column, a key point three."""
+        if self.prototypes:
+            return "segment"
+        few: dict[int, Task] = {0: "detect", 1: "obb"}
+        return few.get(self.extras, "pose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +91,7 @@ class HeadSpec:
     multi_label: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_candidates <= 100_000:
+        if not isinstance(self.max_candidates, int) or not 1 <= self.max_candidates <= 100_000:
             raise OptionError(
                 problem(
                     "max_candidates (--max-det) is out of range",
@@ -96,12 +108,27 @@ def candidates_of(cells: Cells, spec: HeadSpec) -> int:
     return min(spec.max_candidates, cells.count * (width if spec.multi_label else 1))
 
 
-def append_head(g: Builder, cells: Cells, spec: HeadSpec, thresholds: str) -> tuple[str, str, str]:
+def append_head(g: Builder, cells: Cells, spec: HeadSpec, thresholds: str) -> list[Output]:
     """Append class maximum, top-K, decode of the chosen cells and NMS.
 
-    thresholds: edge [B, 2] float32 (confidence, IoU). Returns the edges detections [B, K, 6 + E] float32 (x1, y1, x2,
-    y2, score, class, extras; score descending, ties by cell, then class), count [B] int32, converged [B] bool.
+    thresholds: edge [B, 2] float32 (confidence, IoU). Gives detections [B, K, 6 + E] float32 (x1, y1, x2, y2, score,
+    class, extras; score descending, ties by cell, then class), count [B] int32, converged [B] bool, and prototypes.
     """
+    width = 6 + cells.extras
+    detections, count, converged = _rows(g, cells, spec, thresholds, width)
+    outputs = [
+        Output("detections", detections, TensorProto.FLOAT, (candidates_of(cells, spec), width)),
+        Output("count", count, TensorProto.INT32, ()),
+        Output("converged", converged, TensorProto.BOOL, ()),
+    ]
+    if cells.prototypes:
+        edge, size = cells.prototypes
+        outputs.append(Output("prototypes", edge, TensorProto.FLOAT, (cells.extras, *size)))
+    return outputs
+
+
+def _rows(g: Builder, cells: Cells, spec: HeadSpec, thresholds: str, width: int) -> tuple[str, str, str]:
+    """The edges detections, count, converged."""
     k = candidates_of(cells, spec)
     confidence = g.slice(thresholds, 0, 1, 1)
     iou = g.over_axes("Unsqueeze", g.slice(thresholds, 1, 2, 1), [2])
@@ -111,7 +138,6 @@ def append_head(g: Builder, cells: Cells, spec: HeadSpec, thresholds: str) -> tu
         class_id = g.op("Gather", g.const(list(spec.classes), "int64"), class_id)
     columns = [rows.xyxy, g.over_axes("Unsqueeze", score, [2]), g.over_axes("Unsqueeze", g.cast(class_id), [2])]
     table = g.op("Concat", *columns, *([rows.extras] if rows.extras else []), axis=2)
-    width = 6 + cells.extras
     if cells.suppress == "graph" and k <= MOST_IN_GRAPH:
         return append_nms(g, table, g.cast(order), iou, spec.agnostic, k, width)
     return _append_sorted(g, table, g.cast(order), k, width, final=cells.suppress == "never")
@@ -211,9 +237,9 @@ def append_nms(
     table [B, K, width]: x1 y1 x2 y2, score (−1 for "no candidate"), class, extras. order [B, K] float32: ties go by it.
     iou [B, 1, 1]. A candidate comes before another if its score is higher, or equal and its order lower. Box i is
     suppressed by a kept box j before it, of its class, when intersection > iou · union; a box without area neither
-    suppresses nor is suppressed. Returns the edges of `append_head`; rows beyond count are the suppressed candidates,
-    then the empty rows. Where converged is false, the rows are all the candidates in order, before any suppression,
-    and count is their number.
+    suppresses nor is suppressed. Returns the edges detections, count and converged; rows beyond count are the
+    suppressed candidates, then the empty rows. Where converged is false, the rows are all the candidates in order,
+    before any suppression, and count is their number.
     """
     xyxy = g.slice(table, 0, 4, 2)
     score, class_id = (g.over_axes("Squeeze", g.slice(table, i, i + 1, 2), [2]) for i in (4, 5))

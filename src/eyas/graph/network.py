@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from eyas.errors import CardError, ModelError, problem
-from eyas.graph.surgery import PRODUCTS, dims_of, edges_read, feeding_products, inputs_of
+from eyas.graph.surgery import PRODUCTS, dims_of, edges_read, feeding_products, inputs_of, takes_channels_last
 
 Shape = tuple[int | str, ...]
 
@@ -25,10 +25,10 @@ _VIEWS = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Transpose", "Sque
 class Facts:
     """What a graph says of itself. Shapes hold a name where an axis is not fixed.
 
-    input_shape: [B, 3, H, W] of the picture input. outputs: name → shape, in graph order.
-    metadata: the file's own key–value pairs. ops: the operators that occur. tail: those behind the last convolutions
-    and matrix products, on values that depend on the picture. makers: output → the operator whose values it holds, be
-    they reshaped, cut or cast since.
+    input_shape: [B, 3, H, W] of the picture input, or [B, H, W, 3] if channels_last. outputs: name → shape, in graph
+    order. metadata: the file's own key–value pairs. ops: the operators that occur. tail: those behind the last
+    convolutions and matrix products, on values that depend on the picture. makers: output → the operator whose values
+    it holds, be they reshaped, cut or cast since.
     """
 
     input_shape: Shape
@@ -37,11 +37,13 @@ class Facts:
     ops: frozenset[str]
     tail: frozenset[str] = frozenset()
     makers: Mapping[str, str] = field(default_factory=dict)
+    channels_last: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the input."""
-        return int(self.input_shape[2]), int(self.input_shape[3])
+        height, width = self.input_shape[1:3] if self.channels_last else self.input_shape[2:4]
+        return int(height), int(width)
 
     @property
     def batch(self) -> int | None:
@@ -115,7 +117,7 @@ def _refuse_missing(path: Path) -> None:
         problem(
             f"there is no model {path}",
             got="a folder" if path.is_dir() else "no such file",
-            expected="an .onnx file or the name of a bundled model (nanodet)",
+            expected="an .onnx file or the name of a model (`eyas models` lists them)",
             remedy=f"Did you mean {near[0]}?" if near else "Check the path.",
         )
     )
@@ -196,21 +198,22 @@ def facts_of(model: onnx.ModelProto, size: tuple[int, int] | None = None) -> Fac
     graph = model.graph
     inputs = inputs_of(graph)
     shape = dims_of(inputs[0]) if inputs else ()
-    if len(inputs) != 1 or len(shape) != 4 or (shape[1] not in (3,) and not isinstance(shape[1], str)):
+    last = bool(inputs) and takes_channels_last(inputs[0])
+    if len(inputs) != 1 or len(shape) != 4 or not (last or shape[1] == 3 or isinstance(shape[1], str)):
         seen = ", ".join(f"{i.name} {_text(dims_of(i))}" for i in inputs) or "none"
         raise CardError(
             problem(
                 "the network does not take one picture",
                 got=f"inputs {seen}",
-                expected="one input [batch, 3, height, width]",
+                expected="one input [batch, 3, height, width] (or [batch, height, width, 3])",
                 remedy="Export the network alone, without other inputs.",
             )
         )
-    _fix_size(model, inputs[0], shape, size)
+    _fix_size(model, inputs[0], shape, size, last)
     metadata = {p.key: p.value for p in model.metadata_props}
     outputs = {o.name: dims_of(o) for o in graph.output}
     ops = frozenset(n.op_type for n in graph.node)
-    return Facts(dims_of(inputs[0]), outputs, metadata, ops, _tail(graph), _makers(graph))
+    return Facts(dims_of(inputs[0]), outputs, metadata, ops, _tail(graph), _makers(graph), last)
 
 
 def _tail(graph: onnx.GraphProto) -> frozenset[str]:
@@ -254,14 +257,17 @@ def _makers(graph: onnx.GraphProto) -> dict[str, str]:
     return found
 
 
-def _fix_size(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: Shape, size: tuple[int, int] | None) -> None:
-    free = any(isinstance(d, str) for d in shape[2:])
-    if size and any(isinstance(d, int) and d != given for d, given in zip(shape[2:], size, strict=True)):
+def _fix_size(
+    model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: Shape, size: tuple[int, int] | None, last: bool
+) -> None:
+    sides = shape[1:3] if last else shape[2:]
+    free = any(isinstance(d, str) for d in sides)
+    if size and any(isinstance(d, int) and d != given for d, given in zip(sides, size, strict=True)):
         raise CardError(
             problem(
                 "the network's input size is fixed",
                 got=f"--imgsz {size}",
-                expected=f"({shape[2]}, {shape[3]}) (height, width), as exported",
+                expected=f"({sides[0]}, {sides[1]}) (height, width), as exported",
                 remedy="Leave --imgsz out, or export the network at that size.",
             )
         )
@@ -278,9 +284,10 @@ def _fix_size(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: Shape, 
     if not free and known:
         return
     batch = shape[0] if isinstance(shape[0], int) else "batch"
-    height, width = size or shape[2:]
+    height, width = size or sides
+    dims = [batch, height, width, 3] if last else [batch, 3, height, width]
     element = value.type.tensor_type.elem_type
-    value.CopyFrom(helper.make_tensor_value_info(value.name, element, [batch, 3, height, width]))
+    value.CopyFrom(helper.make_tensor_value_info(value.name, element, dims))
     del model.graph.value_info[:]
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")

@@ -2,16 +2,26 @@
 
 The deploy graph's edges, the same for every family and backend (B is the batch, H × W the network's input size):
 
-    in   images      uint8   [B, H, W, 3]  BGR, already letterboxed
-    in   thresholds  float32 [B, 2]        confidence and IoU, each image its own
-    out  detections  float32 [B, K, 6 + E] x1, y1, x2, y2 (network-input pixels), score, class id, extras
-    out  count       int32   [B]           how many rows hold something
-    out  converged   bool    [B]           false: the rows are candidates that the host must still suppress
+    in   images         uint8   [B, H, W, 3]  BGR, already letterboxed
+
+of a network that finds objects (E columns hold key points, mask coefficients or an angle):
+
+    in   thresholds     float32 [B, 2]        confidence and IoU, each image its own
+    out  detections     float32 [B, K, 6 + E] x1, y1, x2, y2 (network-input pixels), score, class id, extras
+    out  count          int32   [B]           how many rows hold something
+    out  converged      bool    [B]           false: the rows are candidates that the host must still suppress
+    out  prototypes     float32 [B, E, h, w]  with masks only: what each object's coefficients combine
+
+of one that describes the picture as a whole, either of
+
+    out  probabilities  float32 [B, C]
+    out  embedding      float32 [B, D]        of unit length
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -22,7 +32,16 @@ from eyas.types import Normalise
 
 IMAGES, THRESHOLDS = "images", "thresholds"
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
-OUTPUTS = ("detections", "count", "converged")
+OUTPUTS = ("detections", "count", "converged", "prototypes", "probabilities", "embedding")
+
+
+class Output(NamedTuple):
+    """An output of the deploy graph: its name, the edge that holds it, its element type, its shape after the batch."""
+
+    name: str
+    edge: str
+    element: int
+    shape: tuple[int, ...]
 
 
 def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
@@ -85,8 +104,14 @@ def _rename(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
                 _rename(inner, renamed)
 
 
+def takes_channels_last(value: onnx.ValueInfoProto) -> bool:
+    """Whether an input is [B, H, W, 3], as networks that come from TensorFlow have it, and not [B, 3, H, W]."""
+    dims = dims_of(value)
+    return len(dims) == 4 and dims[3] == 3 and dims[1] != 3
+
+
 def add_stem(g: Builder, graph: onnx.GraphProto, normalise: Normalise) -> None:
-    """Feed the network's input from `images`: NHWC → NCHW, cast, colour order, (x − mean) · scale.
+    """Feed the network's input from `images`: NHWC → NCHW (if it wants that), cast, colour order, (x − mean) · scale.
 
     Scale and colour order move into the first convolution's weights where it is the input's only reader
     (a linear map before a linear map: exact but for rounding); a mean cannot, because that convolution pads
@@ -94,13 +119,13 @@ def add_stem(g: Builder, graph: onnx.GraphProto, normalise: Normalise) -> None:
     """
     source = inputs_of(graph)[0]
     element = source.type.tensor_type.elem_type
-    folded = _fold_into_convolution(graph, source.name, normalise)
-    x = g.op("Transpose", IMAGES, perm=[0, 3, 1, 2])
-    x = g.cast(x)
-    shape = (1, 3, 1, 1)
+    last = takes_channels_last(source)
+    folded = not last and _fold_into_convolution(graph, source.name, normalise)
+    x = g.cast(IMAGES if last else g.op("Transpose", IMAGES, perm=[0, 3, 1, 2]))
+    shape, axis = ((1, 1, 1, 3), 3) if last else ((1, 3, 1, 1), 1)
     mean, scale = (np.asarray(v, np.float32) for v in (normalise.mean, normalise.scale))
     if normalise.colour == "rgb" and not folded:
-        x = g.op("Gather", x, g.const([2, 1, 0], "int64"), axis=1)
+        x = g.op("Gather", x, g.const([2, 1, 0], "int64"), axis=axis)
     if normalise.colour == "rgb" and folded:
         mean = mean[::-1]
     if mean.any():
@@ -133,13 +158,17 @@ def _fold_into_convolution(graph: onnx.GraphProto, edge: str, normalise: Normali
 
 
 def finish(
-    model: onnx.ModelProto, stem: Builder, head: Builder, size: tuple[int, int], batch: int | str, rows: tuple[int, int]
+    model: onnx.ModelProto,
+    stem: Builder,
+    head: Builder,
+    size: tuple[int, int],
+    batch: int | str,
+    outputs: Sequence[Output],
 ) -> None:
-    """Wire stem and head into the model in place, declare its inputs and outputs, drop weights that nothing reads.
-
-    rows: how many rows the detections have, and how many columns.
-    """
+    """Wire stem and head into the model in place, declare its inputs and outputs, drop weights that nothing reads."""
     graph = model.graph
+    for output in outputs:
+        head.op("Identity", output.edge, out=output.name)
     nodes = [*stem.nodes, *graph.node, *head.nodes]
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
@@ -148,6 +177,5 @@ def finish(
     del graph.initializer[:]
     graph.initializer.extend(weights)
     shapes = {IMAGES: (TensorProto.UINT8, [batch, *size, 3]), THRESHOLDS: (TensorProto.FLOAT, [batch, 2])}
-    graph.input.extend(helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items())
-    kinds = [(TensorProto.FLOAT, [batch, *rows]), (TensorProto.INT32, [batch]), (TensorProto.BOOL, [batch])]
-    graph.output.extend(helper.make_tensor_value_info(n, t, s) for n, (t, s) in zip(OUTPUTS, kinds, strict=True))
+    graph.input.extend(helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items() if n in read)
+    graph.output.extend(helper.make_tensor_value_info(o.name, o.element, [batch, *o.shape]) for o in outputs)
