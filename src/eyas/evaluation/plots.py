@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from eyas.annotate import OKABE_ITO
+from eyas.diff import Difference
 from eyas.evaluation.evaluate import CONFUSION, Evaluation
+from eyas.evaluation.pairs import Verification
 from eyas.extras import need
 
 DPI = 150
@@ -100,6 +102,52 @@ def confusion_matrix(e: Evaluation) -> bytes:
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
     axes.spines[:].set_visible(False)
+    return _png(figure)
+
+
+def layer_errors(d: Difference) -> bytes:
+    """Each layer's relative error, in the graph's order, and the first that departs."""
+    figure = need("matplotlib.figure", "val").Figure(figsize=(9, 5), layout="constrained", dpi=DPI)
+    axes = figure.add_subplot(xlabel="layer, in the order of the graph", ylabel="relative error ‖a − b‖ / ‖a‖")
+    errors = np.array([layer.relative if np.isfinite(layer.relative) else np.nan for layer in d.layers])
+    floor = 1e-8  # what is equal to the bit has no place on a logarithmic axis
+    axes.semilogy(np.maximum(errors, floor), color=BLUE, linewidth=1.2, marker=".", markersize=3)
+    axes.axhline(d.threshold, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    first = d.first()
+    if first is not None:
+        at = d.layers.index(first)
+        height = errors[at] if np.isfinite(errors[at]) else d.threshold
+        axes.plot([at], [height], "o", color=ORANGE, markersize=8)
+        name = first.name if len(first.name) < 50 else "…" + first.name[-48:]
+        axes.set_title(f"first over {d.threshold:g}: {name}", loc="left", fontsize=10, parse_math=False)
+    axes.set_ylim(bottom=floor / 2)
+    axes.grid(color=RULE, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"A: {d.a}\nB: {d.b}", fontsize=9, x=0.01, ha="left", parse_math=False)
+    return _png(figure)
+
+
+def roc_curve(v: Verification, threshold: float) -> bytes:
+    """Which share of true pairs is matched over which share of false ones, and where `threshold` stands."""
+    figure, axes = _axes(
+        "false match rate (different people)", "true match rate (same person)", f"ROC · area {v.auc():.4f}"
+    )
+    _, false, true = v.roc()
+    axes.plot(false, true, color="black", linewidth=2.2, drawstyle="steps-post")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    at = tuple(float((v.similarity[kind] > threshold).mean()) for kind in (~v.same, v.same))
+    right, low = at[0] > 0.5, at[1] < 0.2
+    axes.plot(*[[rate] for rate in at], "o", color=ORANGE, markersize=9, clip_on=False, zorder=5)
+    axes.annotate(
+        f"threshold {threshold:.2f}: accuracy {v.accuracy(threshold):.3f}\n"
+        f"{len(v.same)} pairs, {int(v.same.sum())} of one person",
+        at,
+        xytext=(-12 if right else 12, 12 if low else -12),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="bottom" if low else "top",
+        fontsize=9,
+    )
     return _png(figure)
 
 
