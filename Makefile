@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TORCH := .venv-torch
 PYTEST := $(BIN)/python -m pytest -n auto
 
-.PHONY: demo test test-slow lint bench docs clean
+.PHONY: demo test test-slow test-torch lint bench docs clean
 
 demo: $(READY)
 	$(BIN)/eyas predict samples --save out/demo
@@ -15,6 +16,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(PYTEST) -m slow
+
+# PyTorch is large, so that what needs it has an environment of its own.
+test-torch: $(TORCH)/.ready
+	$(TORCH)/bin/python -m pytest tests/test_export.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -36,5 +41,10 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(READY)
 
+$(TORCH)/.ready: pyproject.toml
+	@test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH) || $(PYTHON) -m virtualenv $(TORCH)
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,export]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) out build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TORCH) out build dist .mypy_cache .pytest_cache .ruff_cache

@@ -406,7 +406,7 @@ def test_a_missing_model_in_a_process_of_its_own() -> None:
         (["--conf", "nan"], "conf is out of range: got nan"),
         (["--conf", "much"], "argument --conf: invalid float value: 'much'"),
         (["--iou", "-0.1"], "iou is out of range: got -0.1"),
-        (["--imgsz", "320"], "the network's input size is fixed: got --imgsz (320, 320); expected (416, 416)"),
+        (["--imgsz", "100"], "the network cannot be resized to 100x100: got 100x100; expected multiples of"),
         (["--imgsz", "320x0"], "argument --imgsz: not a size: got 320x0; expected 640 or 384x640"),
         (["--imgsz", "1x2x3"], "not a size: got 1x2x3"),
         (["--classes", "persn"], "Did you mean person?"),

@@ -120,7 +120,31 @@ def test_shared_names_are_what_the_networks_say(real_data: Path):
     assert open_network(real_data / "models" / "yolov8n-pose.onnx").card.names == ("person",)
 
 
-def test_a_graph_fixed_to_one_picture_says_so_once(real_data: Path, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_network_exported_for_one_picture_runs_batches(real_data: Path, backend: str):
+    files = sorted((real_data / "data" / "coco_val" / "images").glob("*.jpg"))[:5]
+    path = real_data / "models" / "yolox_nano.onnx"
+    with (
+        eyas.load(path, backend=backend, precision="fp32") as one,
+        eyas.load(path, backend=backend, precision="fp32", batch=4) as four,
+    ):
+        assert four.engine().infer(zeros(four, 4))["count"].shape == (4,)
+        for a, b in zip(one.predict(files), four.predict(files), strict=True):
+            np.testing.assert_allclose(rows(a), rows(b), atol=2e-2)
+
+
+def zeros(model: eyas.Model, batch: int) -> dict[str, NDArray]:
+    size = model.card.input_size
+    return {"images": np.zeros((batch, *size, 3), np.uint8), "thresholds": np.full((batch, 2), 0.5, np.float32)}
+
+
+def test_a_batch_that_cannot_be_freed_is_said_once(
+    real_data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    def refuses(model: onnx.ModelProto) -> onnx.ModelProto:
+        raise eyas.ModelError("its pictures depend on each other")
+
+    monkeypatch.setattr("eyas.build.free_batch", refuses)
     with eyas.load(real_data / "models" / "yolox_nano.onnx", batch=4) as model:
         assert len(list(model.predict([np.zeros((64, 64, 3), np.uint8)] * 6))) == 6
     assert sum("fixed to 1" in r.message for r in caplog.records) == 1

@@ -1,4 +1,4 @@
-"""The compile flow, in order: network → facts → card → rewrites → stem → head → deploy graph.
+"""The compile flow, in order: network → opset, size, batch → facts → card → rewrites → stem → head → deploy graph.
 
 Everything here is ONNX in, ONNX out; a backend (`eyas.backends`) makes an engine of the result.
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
 from eyas.card import METADATA_KEY, card_to_dict, read_card, settle_card
-from eyas.errors import CardError, problem
+from eyas.errors import CardError, ModelError, problem
 from eyas.families import family
+from eyas.graph.batch import free_batch
 from eyas.graph.builder import Builder
 from eyas.graph.head import Cells, HeadSpec, append_head
+from eyas.graph.imgsz import resize_input
 from eyas.graph.network import Facts, facts_of, read_network
 from eyas.graph.opset import raise_opset
 from eyas.graph.rewrite import split_convolutions, unfold_expectation
@@ -46,17 +49,25 @@ def open_network(
     names: tuple[str, ...] | None = None,
     size: tuple[int, int] | None = None,
     card: Path | None = None,
+    batch: int = 1,
 ) -> Network:
     """Read a model by name (see `eyas.store`) or an ONNX file, and settle its card. Raises ModelError or CardError.
 
-    size: (height, width) for a network whose input size is free. card: a JSON file whose fields win over those that
-    the store keeps beside the model. The others: see `eyas.card.settle_card`.
+    size: (height, width), for a network whose input size is free or is to be another one than it was exported for.
+    batch: pictures a call; a network exported for another number is freed of that where its graph allows. card: a JSON
+    file whose fields win over those that the store keeps beside the model. The others: see `eyas.card.settle_card`.
     """
     located = resolve(model)
     proto = read_network(located.path)
     digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
     proto = raise_opset(proto, str(model), size)
+    if size is not None:
+        proto = resize_input(proto, size)
     facts = facts_of(proto, size)
+    if facts.batch not in (None, batch):
+        with suppress(ModelError):  # its images depend on each other: it stays as it is
+            proto = free_batch(proto)
+            facts = facts_of(proto, size)
     said = {**located.card, **(read_card(card) if card else {})}
     return Network(proto, facts, settle_card(facts, said, family_name=family_name, names=names), digest)
 

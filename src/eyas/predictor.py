@@ -68,10 +68,11 @@ def load(
 
     backend: "openvino", "onnxruntime" …; None for the best one here. precision, device, options: see `BuildSpec`.
     batch: pictures a call in `stream`. hint: None compiles for latency in `predict` of one picture and for
-    throughput in `stream`; naming one compiles once, for both. family, names, imgsz (side, or (height, width)),
-    card (a JSON file): what the network is, where its file does not say. max_det: the most objects a picture.
-    classes: only this one or these, by id or name. agnostic_nms: a box may suppress one of another class. multi_label: a cell may
-    report every class that passes, not only its best (for evaluation).
+    throughput in `stream`; naming one compiles once, for both. imgsz: another input size than the file's, one side or
+    (height, width). family, names, card (a JSON file): what the network is, where its file does not say.
+    max_det: the most objects a picture. classes: only this one or these, by id or name. agnostic_nms: a box may
+    suppress one of another class. multi_label: a cell may report every class that passes, not only its best (for
+    evaluation).
     Raises ModelError, CardError, OptionError or BackendError.
     """
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
@@ -81,6 +82,7 @@ def load(
         names=tuple(names) if names is not None else None,
         size=size,
         card=Path(card) if card else None,
+        batch=batch,
     )
     head = HeadSpec(max_det, class_ids(classes, network.card.names), agnostic_nms, multi_label)
     spec = BuildSpec(precision, (1, batch, batch), device=device, options=options or {})

@@ -1,8 +1,8 @@
 """How families and backends are found: a module in the folder, or a third party's entry point, by the same name.
 
 A plug-in is a module; `families/__init__.py` and `backends/__init__.py` state what it must define. Built-ins are
-the modules of those folders. A package of yours adds one with an entry point in the group `eyas.families` or
-`eyas.backends` whose value is the module. Nothing is imported before it is asked for.
+the modules of those folders. A package of yours adds one with an entry point in the group `eyas.families`,
+`eyas.backends` or `eyas.rules` (of the doctor) whose value is the module. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from typing import Literal
 
 from eyas.errors import OptionError, problem
 
-Kind = Literal["families", "backends"]
+Kind = Literal["families", "backends", "rules"]
+_PACKAGES = {"rules": "eyas.doctor.rules"}  # where a kind's built-ins are, if not in eyas.<kind>
+_WORDS = {"families": "family", "backends": "backend", "rules": "doctor rule module"}
 
 
 def names(kind: Kind) -> dict[str, str]:
     """Every plug-in of one kind, name → module path, in alphabetical order; a third party's wins a clash."""
-    package = importlib.import_module(f"eyas.{kind}")
-    found = {m.name: f"eyas.{kind}.{m.name}" for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_"}
+    package = importlib.import_module(_PACKAGES.get(kind, f"eyas.{kind}"))
+    found = {m.name: f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_"}
     found |= {e.name: e.value for e in entry_points(group=f"eyas.{kind}")}
     return dict(sorted(found.items()))
 
@@ -34,7 +36,7 @@ def get(kind: Kind, name: str) -> ModuleType:
         near = difflib.get_close_matches(name, known)
         raise OptionError(
             problem(
-                f"unknown {'family' if kind == 'families' else 'backend'}",
+                f"unknown {_WORDS[kind]}",
                 got=repr(name),
                 expected=" | ".join(known),
                 remedy=f"Did you mean {near[0]}?" if near else "",

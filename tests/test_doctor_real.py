@@ -1,0 +1,65 @@
+"""Real exports: each is examined, mended, and then predicts as before, with any batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import SAMPLES
+
+import eyas
+from eyas.doctor.check import examine
+from eyas.doctor.reading import read_model
+from eyas.doctor.repair import repair
+
+# File → what `eyas.load` must be told, and whether a test takes more than a few seconds.
+MODELS = {
+    "mobilefacenet": ("arcface", False),
+    "nanodet_g": ("nanodet", False),
+    "nanodet_m_416": ("nanodet", True),
+    "person_reid_0287": ("reid", False),
+    "retinaface_mnet025": ("retinaface", True),
+    "scrfd_500m_kps": ("scrfd", True),
+    "yolov5n_face": ("yolov5", True),
+    "yolov8n-pose": ("yolov8_pose", True),
+    "yolov8n": ("yolov8", True),
+    "yolox_nano": ("yolox", True),
+}
+PARAMS = [pytest.param(name, marks=pytest.mark.slow if slow else []) for name, (_, slow) in MODELS.items()]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_real_export_is_examined(name: str, real_data: Path, caplog: pytest.LogCaptureFixture):
+    path = real_data / "models" / f"{name}.onnx"
+    findings = examine(read_model(path), path)
+    assert not caplog.records
+    assert "error" not in {f.severity for f in findings}
+    assert {f.rule for f in findings if f.severity == "warning"} <= {"D101", "D112", "D201", "D204", "D205"}
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_a_mended_export_predicts_as_before(name: str, real_data: Path, tmp_path: Path):
+    path, out = real_data / "models" / f"{name}.onnx", tmp_path / f"{name}.onnx"
+    repaired = repair(read_model(path), path)
+    assert {f.severity for f in repaired.left} <= {"note"}
+    assert not repaired.undone
+    onnx.save(repaired.model, out)
+    pictures = sorted(SAMPLES.glob("*.jpg"))[:3]
+    family, _ = MODELS[name]
+    before, after = (
+        eyas.load(p, family=family, backend="onnxruntime", precision="fp32", batch=b) for p, b in ((path, 1), (out, 3))
+    )
+    for a, b in zip(before.predict(pictures), after.predict(pictures), strict=True):
+        assert fields(a).keys() == fields(b).keys()
+        for key, wanted in fields(a).items():
+            np.testing.assert_allclose(fields(b)[key], wanted, rtol=1e-3, atol=1e-2, err_msg=key)
+
+
+def fields(result: object) -> dict[str, np.ndarray]:
+    """The arrays of a result, whatever its kind."""
+    found = {k: getattr(result, k, None) for k in ("xyxy", "confidence", "class_id", "keypoints", "vector")}
+    arrays = {k: np.asarray(v) for k, v in found.items() if v is not None}
+    assert arrays
+    return arrays
