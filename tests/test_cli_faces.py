@@ -462,6 +462,7 @@ def test_real_people(real: tuple[Path, list[str]], capsys: Out):
     assert changed[y1 - 2 : y1 + 3, x1:x2].mean() > 0.3, "a box is drawn"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "detector_name", ["scrfd_500m_kps", pytest.param("retinaface_mnet025", marks=pytest.mark.slow)]
 )

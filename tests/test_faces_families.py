@@ -346,6 +346,7 @@ def test_edges_that_carry_the_deploy_graphs_names():
 # ---- real weights ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_faces_agree_with_a_plain_numpy_decode_of_the_raw_network(real_data: Path, name: str):
     path, results = real_data / "models" / f"{name}.onnx", {}

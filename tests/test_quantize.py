@@ -276,8 +276,12 @@ def test_a_layer_that_never_sees_a_value_stays_in_float(tmp_path: Path, images: 
 # --- the result
 
 
-@pytest.mark.parametrize("target", ["cpu", "tensorrt", "onnxruntime"])
-@pytest.mark.parametrize("kind", ["yolov8", "yolox"])
+EVERYWHERE = [(kind, target) for kind in ("yolox", "yolov8") for target in ("cpu", "tensorrt", "onnxruntime")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"), [EVERYWHERE[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in EVERYWHERE[1:])]
+)
 def test_the_result_is_near_and_runs_everywhere(tmp_path: Path, images: Path, kind: str, target: str):
     onnx.save(deep(kind), tmp_path / "deep.onnx")
     out = tmp_path / "out.onnx"

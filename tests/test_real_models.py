@@ -69,6 +69,7 @@ def test_bus_agrees_with_a_plain_numpy_decode_of_the_raw_network(real_data: Path
     np.testing.assert_allclose(found.confidence, want[:, 4], atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("picture", "faces"), [("many_face", 6), ("biubug6_faces", 1), ("zidane", 0)])
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_weak_face_weights_agree_with_a_plain_numpy_decode(real_data: Path, picture: str, faces: int, backend: str):
@@ -102,6 +103,7 @@ def test_runtimes_agree_on_every_picture(real_data: Path, name: str, least: int)
                 assert difference < 2e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov8n", "nanodet_g"])
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_a_batch_gives_what_single_pictures_give(real_data: Path, name: str, backend: str):
@@ -120,6 +122,7 @@ def test_shared_names_are_what_the_networks_say(real_data: Path):
     assert open_network(real_data / "models" / "yolov8n-pose.onnx").card.names == ("person",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_a_network_exported_for_one_picture_runs_batches(real_data: Path, backend: str):
     files = sorted((real_data / "data" / "coco_val" / "images").glob("*.jpg"))[:5]

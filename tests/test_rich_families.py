@@ -250,6 +250,7 @@ def test_yolov8_pose(points: int, numbers: int, runtime: str):
     check(network, runtime, lambda outputs: decode(outputs["output0"], 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(("opset", "batch"), PLACES)
 def test_yolov8_pose_at_every_opset(opset: int, batch: int | str, runtime: str):
@@ -322,6 +323,7 @@ def test_yolov5_seg(with_maps: bool, runtime: str):
     check(network, runtime, lambda outputs: oracle.rows_with_objectness(outputs["output0"], 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(("opset", "batch"), PLACES)
 def test_masks_at_every_opset(opset: int, batch: int | str, runtime: str):
@@ -359,6 +361,7 @@ def test_yolov8_obb(plain: bool, runtime: str):
     check(network, runtime, lambda outputs: oracle.columns(outputs["output0"], 3), "rotated")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(("opset", "batch"), PLACES)
 def test_yolov8_obb_at_every_opset(opset: int, batch: int | str, runtime: str):
@@ -538,6 +541,7 @@ def test_pose_of_real_weights(real_data: Path, runtime: str, picture: str, perso
         assert ((x > x1 - grown) & (x < x2 + grown) & (y > y1 - grown) & (y < y2 + grown)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_pose_of_a_batch_is_that_of_single_pictures(real_data: Path, runtime: str):
     file = real_data / "models" / "yolov8n-pose.onnx"
