@@ -33,7 +33,9 @@ NAMES = [
     "Prediction",
     "SinkError",
     "SourceError",
+    "TorchModule",
     "draw",
+    "from_torch",
     "load",
 ]
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from eyas.letterbox import Letterbox
     from eyas.predictor import Model, load
     from eyas.results import Classification, Detections, Embedding, Prediction
+    from eyas.torch_module import TorchModule, from_torch
     from eyas.types import BuildSpec, Frame, ModelCard, Normalise
 
 _HOME = {
@@ -49,6 +50,7 @@ _HOME = {
     "letterbox": ("Letterbox",),
     "predictor": ("Model", "load"),
     "results": ("Classification", "Detections", "Embedding", "Prediction"),
+    "torch_module": ("TorchModule", "from_torch"),
     "types": ("BuildSpec", "Frame", "ModelCard", "Normalise"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
@@ -73,7 +75,9 @@ __all__ = [
     "Prediction",
     "SinkError",
     "SourceError",
+    "TorchModule",
     "draw",
+    "from_torch",
     "load",
 ]
 

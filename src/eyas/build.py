@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from eyas.graph.opset import raise_opset
 from eyas.graph.rewrite import split_convolutions, unfold_expectation
 from eyas.graph.surgery import IMAGES, OUTPUTS, THRESHOLDS, Output, add_stem, finish, free_names
 from eyas.graph.vector import Scores, Vector, append_scores, append_vector
+from eyas.ops import Key, expand_custom, expanded
 from eyas.store import resolve
 from eyas.types import ModelCard
 
@@ -58,28 +60,34 @@ def open_network(
     file whose fields win over those that the store keeps beside the model. The others: see `eyas.card.settle_card`.
     """
     located = resolve(model)
+    if located.path.suffix.lower() == ".wts":
+        from eyas.wts.open import open_wts  # which builds on this module
+
+        return open_wts(located.path, names=names, size=size)[0]
     proto = read_network(located.path)
     digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
     proto = raise_opset(proto, str(model), size)
     if size is not None:
-        proto = resize_input(proto, size)
+        proto = resize_input(expanded(proto), size)
     facts = facts_of(proto, size)
     if facts.batch not in (None, batch):
         with suppress(ModelError):  # its images depend on each other: it stays as it is
-            proto = free_batch(proto)
+            proto = free_batch(expanded(proto))
             facts = facts_of(proto, size)
     said = {**located.card, **(read_card(card) if card else {})}
     return Network(proto, facts, settle_card(facts, said, family_name=family_name, names=names), digest)
 
 
-def deploy_graph(network: Network, head: HeadSpec) -> onnx.ModelProto:
+def deploy_graph(network: Network, head: HeadSpec, keep: Collection[Key] = ()) -> onnx.ModelProto:
     """The deploy graph of a network (edges: see `eyas.graph.surgery`), with its card in the metadata.
 
+    keep: custom operators that the backend has plug-ins for; the others become plain ones (see `eyas.ops`).
     The network itself is not changed. Raises CardError where card and graph contradict each other.
     """
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
     facts, card = network.facts, network.card
+    expand_custom(model, keep)
     unfold_expectation(model)
     split_convolutions(model)
     renamed = free_names(model.graph, (IMAGES, THRESHOLDS, *OUTPUTS))

@@ -26,6 +26,8 @@ from eyas.errors import CardError, ModelError, OptionError, problem
 from eyas.extras import need
 from eyas.files import make_folder, write_atomically
 from eyas.graph.network import facts_of
+from eyas.ops import expanded
+from eyas.ops._torch import translations
 from eyas.types import ModelCard
 
 OPSET = 18
@@ -110,6 +112,14 @@ def _made(factory: str) -> Any:
         ) from error
 
 
+def load_weights(source: Path) -> Mapping[str, Any]:
+    """The state dict in a checkpoint (see `load_module`). Raises ModelError."""
+    torch = need("torch", "export")
+    if not source.is_file():
+        raise ModelError(problem(f"there is no file {source}", got="none", expected="a checkpoint", remedy=""))
+    return _weights(torch, source)
+
+
 def _weights(torch: Any, source: Path) -> Mapping[str, Any]:
     try:
         found = torch.load(source, map_location="cpu", weights_only=True)
@@ -159,7 +169,7 @@ def _is_program(module: Any) -> bool:
 def _exported(torch: Any, module: Any, size: tuple[int, int]) -> onnx.ModelProto:
     """torch's exporter: torch.export for modules and programs, the TorchScript one for ScriptModules."""
     example = torch.zeros(2, 3, *size)  # a batch of 1 would be taken for a constant
-    names = {"input_names": ["images"], "opset_version": OPSET}
+    names = {"input_names": ["images"], "opset_version": OPSET, "custom_translation_table": translations()}
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -264,7 +274,8 @@ def _prove(torch: Any, module: Any, model: onnx.ModelProto, size: tuple[int, int
     ort = need("onnxruntime", "ort")
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    data = expanded(model).SerializeToString()  # ONNX Runtime does not know the operators of eyas.ops
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     run = module.module() if _is_program(module) else module
     whole = isinstance(module, torch.jit.ScriptModule) or _is_program(module)
     for batch in PROOF:

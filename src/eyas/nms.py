@@ -43,6 +43,15 @@ def _one_class(xyxy: NDArray[np.float32], iou: np.float32) -> NDArray[np.intp]:
     return np.asarray(kept, np.intp)
 
 
+def box_iou(box: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float64]:
+    """IoU of one box [4] with each of [N, 4], x1 y1 x2 y2; 0 where neither has an area."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    shared = sides.clip(0).prod(axis=1).astype(np.float64)
+    union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(axis=1) - shared
+    share: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return share
+
+
 def rotated_corners(xyxy: NDArray[np.floating], angle: NDArray[np.floating]) -> NDArray[np.float64]:
     """Corners [N, 4, 2] of boxes [N, 4] turned about their centres by angle [N], radians, x towards y.
 

@@ -29,6 +29,9 @@ from numpy.typing import NDArray
 from eyas.backends import Engine, Feeds, choose
 from eyas.build import deploy_graph, open_network
 from eyas.card import class_ids
+from eyas.engines.build import Recipe
+from eyas.engines.cache import open_cached
+from eyas.engines.open import is_engine, open_file
 from eyas.errors import EyasError, OptionError, SourceError, problem
 from eyas.graph.head import HeadSpec
 from eyas.graph.surgery import IMAGES, THRESHOLDS
@@ -63,8 +66,13 @@ def load(
     classes: Sequence[int | str] | int | str | None = None,
     agnostic_nms: bool = False,
     multi_label: bool = False,
+    trust: bool = False,
+    rebuild: bool = True,
 ) -> Model:
     """Open a model by name ("nanodet" is bundled, `eyas models` lists more) or an ONNX file, ready to predict.
+
+    Or a built engine (`eyas build`), whose backend, card and batch are settled; it takes device, trust and rebuild
+    only (see `eyas.engines.open.open_file`).
 
     backend: "openvino", "onnxruntime" …; None for the best one here. precision, device, options: see `BuildSpec`.
     batch: pictures a call in `stream`. hint: None compiles for latency in `predict` of one picture and for
@@ -75,6 +83,11 @@ def load(
     evaluation).
     Raises ModelError, CardError, OptionError or BackendError.
     """
+    if is_engine(Path(model)):
+        asked: dict[str, Any] = {"backend": backend, "family": family, "names": names, "imgsz": imgsz, "card": card}
+        asked |= {"precision": precision != "auto", "batch": batch != 1, "options": options, "classes": classes}
+        asked |= {"max_det": max_det != 300, "agnostic_nms": agnostic_nms, "multi_label": multi_label}
+        return _built(Path(model), [name for name, value in asked.items() if value], device, trust, rebuild)
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     network = open_network(
         os.fspath(model),
@@ -91,6 +104,25 @@ def load(
     return Model(network.card, deploy_graph(network, head), head, spec, backend, hint, network.digest)
 
 
+def _built(path: Path, asked: list[str], device: str | None, trust: bool, rebuild: bool) -> Model:
+    """A model around an engine file."""
+    if asked:
+        raise OptionError(
+            problem(
+                f"{path} is a built engine",
+                got=", ".join(asked),
+                expected="only what can still be chosen: device, trust, rebuild, conf, iou",
+                remedy="Build another engine with these (`eyas build`).",
+            )
+        )
+    found = open_file(path, trust=trust, rebuild=rebuild, device=device)
+    model = Model(
+        found.card, found.graph, found.head, found.spec, found.backend, found.spec.hint, found.digest, found.engine
+    )
+    log.info("engine %s: %s", path, found.engine.description)
+    return model
+
+
 class Model:
     """A network on a backend. Safe to use from several threads; a context manager that frees its engines."""
 
@@ -103,16 +135,17 @@ class Model:
         backend: str | None,
         hint: Hint | None,
         digest: str = "",
+        engine: Engine | None = None,
     ) -> None:
         """Use `load`. graph: a deploy graph of `card` and `head`; its engines are built on first use.
 
-        digest: fingerprint of the network.
+        digest: fingerprint of the network. engine: one that is ready, for the way of use that `hint` names.
         """
         self.card, self.digest = card, digest
         self.backend, self._backend = choose(backend)
         self._graph, self._head, self._spec, self._hint = graph, head, spec, hint
         self._inputs = [i.name for i in graph.graph.input]
-        self._engines: dict[Hint, Engine] = {}
+        self._engines: dict[Hint, Engine] = {hint: engine} if hint and engine else {}
         self._lock = threading.Lock()
         self._said_full = False
         self._closed = False
@@ -125,7 +158,9 @@ class Model:
         with self._lock:
             self._check_open()
             if hint not in self._engines:
-                self._engines[hint] = self._backend.open_engine(self._graph, replace(self._spec, hint=hint))
+                spec = replace(self._spec, hint=hint)
+                recipe = Recipe(self.backend, self._backend, self._graph, self._head, spec, digest=self.digest)
+                self._engines[hint] = open_cached(recipe)
                 log.info("engine for %s: %s", hint, self._engines[hint].description)
             return self._engines[hint]
 

@@ -2,7 +2,8 @@
 
 A plug-in is a module; `families/__init__.py` and `backends/__init__.py` state what it must define. Built-ins are
 the modules of those folders. A package of yours adds one with an entry point in the group `eyas.families`,
-`eyas.backends` or `eyas.rules` (of the doctor) whose value is the module. Nothing is imported before it is asked for.
+`eyas.backends`, `eyas.rules` (of the doctor) or `eyas.ops` (operators that ONNX lacks) whose value is the module.
+Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Literal
 
 from eyas.errors import OptionError, problem
 
-Kind = Literal["families", "backends", "rules"]
+Kind = Literal["families", "backends", "rules", "ops"]
 _PACKAGES = {"rules": "eyas.doctor.rules"}  # where a kind's built-ins are, if not in eyas.<kind>
-_WORDS = {"families": "family", "backends": "backend", "rules": "doctor rule module"}
+_WORDS = {"families": "family", "backends": "backend", "rules": "doctor rule module", "ops": "operator"}
 
 
 def names(kind: Kind) -> dict[str, str]:

@@ -6,6 +6,7 @@ Results are in `eyas.results`. Coordinates are continuous pixels of the *source*
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -135,7 +136,8 @@ class BuildSpec:
     precision: "auto" is what the device does best, else "fp32", "fp16", "bf16".
     batch: (smallest, usual, largest) number of images a call. hint: "latency" (one call at a time, all cores on
     it) or "throughput" (several calls side by side). device: the runtime's own word, such as "CPU" or "cuda:0".
-    options: passed to the backend as they are (ONNX Runtime: providers).
+    options: passed to the backend as they are (ONNX Runtime: providers; TensorRT: see `eyas.trt.options`).
+    targets: the GPUs to build for where the backend can build for others than its own: "sm89", "all", "current".
     """
 
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
@@ -143,6 +145,7 @@ class BuildSpec:
     hint: Literal["latency", "throughput"] = "latency"
     device: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         whole = isinstance(self.batch, tuple) and all(isinstance(b, int) for b in self.batch)
@@ -160,4 +163,9 @@ class BuildSpec:
             if getattr(self, name) not in allowed:
                 raise OptionError(
                     problem(f"unknown {name}", got=repr(getattr(self, name)), expected=" | ".join(allowed), remedy="")
+                )
+        for target in self.targets:
+            if not re.fullmatch(r"sm\d{2,3}|all|current", target):
+                raise OptionError(
+                    problem("not a target", got=repr(target), expected="sm89 and the like | all | current", remedy="")
                 )

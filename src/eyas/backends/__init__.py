@@ -19,7 +19,10 @@ log = logging.getLogger("eyas")
 
 
 class Fitness(NamedTuple):
-    """How well a backend suits this machine: the highest rank is chosen; 0 is never chosen unasked."""
+    """How well a backend suits this machine: the highest rank is chosen; 0 is never chosen unasked.
+
+    A negative rank: it is installed but runs nothing here. The automatic choice passes it by and says so.
+    """
 
     rank: int
     reason: str
@@ -47,7 +50,10 @@ class Engine(Protocol):
 
 
 class Backend(Protocol):
-    """A module with these functions."""
+    """A module with these functions.
+
+    Where compiling takes long it also says `CACHED = True`: `eyas.load` then keeps what `compile` gives.
+    """
 
     def missing(self) -> str | None:
         """None where the runtime is installed, else the pip line that installs it."""
@@ -58,8 +64,19 @@ class Backend(Protocol):
     def fitness(self) -> Fitness:
         """How well it suits this machine; imports the runtime."""
 
+    def compile(self, model: onnx.ModelProto, spec: BuildSpec) -> bytes:
+        """Compile a deploy graph into what can be stored and loaded later. Raises BackendError."""
+
+    def load_engine(self, plan: bytes, spec: BuildSpec) -> Engine:
+        """Make an engine of what `compile` gave for the same specification. A plan is executable code: whoever calls
+        this has checked where it comes from (`eyas.engines`). Raises BackendError.
+        """
+
     def open_engine(self, model: onnx.ModelProto, spec: BuildSpec) -> Engine:
-        """Compile a deploy graph for this machine. Raises BackendError."""
+        """Compile a deploy graph for this machine and load it. Raises BackendError."""
+
+    def device_key(self, spec: BuildSpec) -> str:
+        """A word for the devices that a plan of this specification runs on; plans are kept apart by it."""
 
 
 def backend(name: str) -> Backend:
@@ -102,7 +119,11 @@ def choose(name: str | None = None) -> tuple[str, Backend]:
     if name is not None:
         log.info("backend %s: asked for", name)
         return name, backend(name)
-    best = candidates()[0]
+    found = candidates()
+    best = found[0]
+    for c in found:
+        if c.rank < 0 and c.version != "-":  # installed and whole, but nothing for this machine
+            log.info("backend %s: passed by: %s", c.name, c.reason)
     if best.rank <= 0:
         raise BackendError(
             problem("no backend is installed", got="none", expected="at least one", remedy="pip install openvino")

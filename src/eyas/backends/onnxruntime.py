@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -11,7 +13,6 @@ from numpy.typing import NDArray
 
 from eyas.backends import Feeds, Fitness, check_precision, infer_in_steps
 from eyas.errors import BackendError, problem
-from eyas.graph.surgery import dims_of
 from eyas.types import BuildSpec
 
 CPU = "CPUExecutionProvider"
@@ -36,6 +37,43 @@ def fitness() -> Fitness:
 
 def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OrtEngine:
     """One session; spec.device: cpu, cuda, cuda:N; options: providers=[…] as ONNX Runtime takes them."""
+    return load_engine(model.SerializeToString(), spec)
+
+
+def compile(model: onnx.ModelProto, spec: BuildSpec) -> bytes:
+    """The graph as ONNX Runtime optimised it, but for what suits only this very CPU: that is done when it is loaded."""
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimised.onnx"
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(path)
+        _session(model.SerializeToString(), spec, options)
+        return path.read_bytes()
+
+
+def load_engine(plan: bytes, spec: BuildSpec) -> OrtEngine:
+    """One session on a stored graph."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parallel = cores if spec.hint == "throughput" else 1
+    options.intra_op_num_threads = max(1, cores // parallel)
+    session = _session(plan, spec, options)
+    batch = session.get_inputs()[0].shape[0]
+    return OrtEngine(session, parallel, batch if isinstance(batch, int) else None)
+
+
+def device_key(spec: BuildSpec) -> str:
+    """The providers: an optimised graph is theirs."""
+    names = [p if isinstance(p, str) else p[0] for p in spec.options.get("providers") or _providers(spec.device)]
+    return "+".join(name.removesuffix("ExecutionProvider") for name in names)
+
+
+def _session(model: bytes, spec: BuildSpec, options: Any) -> Any:
+    """An InferenceSession. Raises BackendError."""
     import onnxruntime as ort
 
     check_precision(spec, {"fp32": None}, "ONNX Runtime's CPU provider")
@@ -50,19 +88,13 @@ def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OrtEngine:
                 remedy="pip install 'eyas[ort-gpu]' for CUDA.",
             )
         )
-    options = ort.SessionOptions()
     options.log_severity_level = 3
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parallel = cores if spec.hint == "throughput" else 1
-    options.intra_op_num_threads = max(1, cores // parallel)
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        return ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime raises a dozen unrelated types
         raise BackendError(
             problem("ONNX Runtime refuses the model", got=str(error)[:300], expected="a graph it can run", remedy="")
         ) from error
-    batch = dims_of(model.graph.input[0])[0]
-    return OrtEngine(session, parallel, batch if isinstance(batch, int) else None)
 
 
 def _providers(device: str | None) -> list[Any]:

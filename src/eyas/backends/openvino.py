@@ -6,10 +6,11 @@ fp32; the deploy graph has neither after the network (see `eyas.graph.head`), so
 
 from __future__ import annotations
 
+import io
 import queue
 import threading
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -18,8 +19,11 @@ from numpy.typing import NDArray
 from eyas.backends import Feeds, Fitness, check_precision, infer_in_steps
 from eyas.errors import BackendError, problem
 from eyas.graph.rewrite import widen_last_products
-from eyas.graph.surgery import dims_of
+from eyas.graph.surgery import OUTPUTS, dims_of
 from eyas.types import BuildSpec
+
+if TYPE_CHECKING:
+    from eyas.engines.layers import Layer
 
 # Our words → OpenVINO's element types, and the capability that a device lists for each.
 TYPES = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
@@ -62,8 +66,39 @@ def _capabilities(core: Any, device: str) -> dict[str, str]:
 
 def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OpenVinoEngine:
     """Compile for spec.device (default CPU). A graph with a free batch is compiled for the range asked for."""
-    import openvino as ov
+    core, device, config = _settings(spec)
+    names = [o.name for o in model.graph.output]
+    return _engine(_compiled(core, device, config, model, spec), device, spec, names)
 
+
+def compile(model: onnx.ModelProto, spec: BuildSpec) -> bytes:
+    """OpenVINO's blob: weights and graph as they were compiled."""
+    core, device, config = _settings(spec)
+    blob = io.BytesIO()
+    _compiled(core, device, config, model, spec).export_model(blob)
+    return blob.getvalue()
+
+
+def load_engine(plan: bytes, spec: BuildSpec) -> OpenVinoEngine:
+    """From a blob: half of the time that compiling takes."""
+    core, device, config = _settings(spec)
+    try:
+        compiled = core.import_model(io.BytesIO(plan), device, config)
+        return _engine(compiled, device, spec, [_our_name(o) for o in compiled.outputs])
+    except RuntimeError as error:
+        raise _refusal("engine", error, "a blob of this version for this device") from error
+
+
+def device_key(spec: BuildSpec) -> str:
+    """The device by its full name: a blob holds what was chosen for it."""
+    core, device, _ = _settings(spec)
+    if device.startswith("AUTO"):
+        return device
+    return f"{device} {core.get_property(device, 'FULL_DEVICE_NAME')}"
+
+
+def _settings(spec: BuildSpec) -> tuple[Any, str, dict[str, Any]]:
+    """Core, device and configuration. Raises BackendError for a device or a precision that is not there."""
     core = _core()
     device = (spec.device or "CPU").upper()
     if device.split(".")[0].split(":")[0] not in {d.split(".")[0] for d in core.available_devices} | {"AUTO"}:
@@ -80,36 +115,50 @@ def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OpenVinoEngine:
     config = {"PERFORMANCE_HINT": spec.hint.upper()}
     if spec.precision != "auto":
         config["INFERENCE_PRECISION_HINT"] = able[spec.precision]
+    return core, device, config | dict(spec.options)
+
+
+def _compiled(core: Any, device: str, config: dict[str, Any], model: onnx.ModelProto, spec: BuildSpec) -> Any:
+    import openvino as ov
+
     low, _, high = spec.batch
     try:
         network = core.read_model(_with_wide_ends(model).SerializeToString())
         shapes = {i.name: dims_of(i) for i in model.graph.input}
-        in_graph = next(iter(shapes.values()))[0]
-        fixed = in_graph if isinstance(in_graph, int) else None
-        if fixed is None:
+        if not isinstance(next(iter(shapes.values()))[0], int):
             batch = ov.Dimension(low, high) if low < high else low
             network.reshape({name: [batch, *rest] for name, (_, *rest) in shapes.items()})
-            fixed = low if low == high else None
-        compiled = core.compile_model(network, device, config | dict(spec.options))
+        return core.compile_model(network, device, config)
     except RuntimeError as error:
-        raise BackendError(
-            problem(
-                "OpenVINO refuses the model",
-                got=str(error).strip().splitlines()[-1],
-                expected="a graph it can run",
-                remedy="Another backend may take it (`eyas backends`).",
-            )
-        ) from error
-    engine = OpenVinoEngine(compiled, device, fixed, [o.name for o in model.graph.output])
+        raise _refusal("model", error, "a graph it can run") from error
+
+
+def _refusal(what: str, error: RuntimeError, expected: str) -> BackendError:
+    said = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    remedy = "Another backend may take it (`eyas backends`)."
+    return BackendError(problem(f"OpenVINO refuses the {what}", got=said, expected=expected, remedy=remedy))
+
+
+def _our_name(port: Any) -> str:
+    """Of the names that an output has got by fusion, the deploy graph's."""
+    names = port.get_names()
+    return next((name for name in OUTPUTS if name in names), port.get_any_name())
+
+
+def _engine(compiled: Any, device: str, spec: BuildSpec, outputs: list[str]) -> OpenVinoEngine:
+    """Around a compiled model, which has run once."""
+    batch = compiled.inputs[0].partial_shape[0]
+    fixed = batch.get_length() if batch.is_static else None
+    engine = OpenVinoEngine(compiled, device, fixed, outputs)
     with _FIRST_CALL:
-        engine.infer({i.name: _zeros(i, low) for i in model.graph.input})
+        engine.infer({i.get_any_name(): _zeros(i, spec.batch[0]) for i in compiled.inputs})
     return engine
 
 
-def _zeros(value: onnx.ValueInfoProto, batch: int) -> NDArray[Any]:
-    """An input of nothing but zeros."""
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    return np.zeros([batch, *map(int, dims_of(value)[1:])], dtype)
+def _zeros(port: Any, batch: int) -> NDArray[Any]:
+    """An input of nothing but zeros. batch: where the input does not say."""
+    shape = [d.get_length() if d.is_static else batch for d in port.partial_shape]
+    return np.zeros(shape, port.element_type.to_dtype())
 
 
 def _with_wide_ends(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -124,7 +173,7 @@ class OpenVinoEngine:
     """One compiled model and a pool of requests, one per stream and one to spare."""
 
     def __init__(self, compiled: Any, device: str, fixed_batch: int | None, outputs: list[str]) -> None:
-        self._fixed = fixed_batch
+        self._fixed, self._compiled = fixed_batch, compiled
         self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._names = outputs
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -147,7 +196,33 @@ class OpenVinoEngine:
         finally:
             self._requests.put(request)
 
+    def layers(self) -> list[Layer]:
+        """What OpenVINO has made of the graph: fused layers with the precision each runs in; no constants."""
+        from eyas.engines.layers import Layer
+
+        rows = []
+        for op in self._compiled.get_runtime_model().get_ordered_ops():
+            said = {
+                key: op.rt_info[key].astype(str) for key in ("layerType", "originalLayersNames", "runtimePrecision")
+            }
+            if said["layerType"] in ("Const", "Input", "Output"):
+                continue
+            shape = op.output(0).partial_shape if op.get_output_size() else None
+            rows.append(
+                Layer(
+                    name=op.get_friendly_name(),
+                    kind=said["layerType"],
+                    precision=next(
+                        (o for o, (t, _) in TYPES.items() if t == said["runtimePrecision"]), said["runtimePrecision"]
+                    ),
+                    shape=tuple(shape.to_shape()) if shape is not None and shape.is_static else None,
+                    fused=tuple(part for part in said["originalLayersNames"].split(",") if part),
+                )
+            )
+        return rows
+
     def close(self) -> None:
         """Free the requests, and with the last one the compiled model."""
+        self._compiled = None
         while not self._requests.empty():
             self._requests.get_nowait()

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from eyas import __version__
-from eyas.cli import diff, doctor, export, faces, info, models, predict, quantize, val
+from eyas.cli import build, cache, diff, doctor, export, faces, info, inspect, models, predict, quantize, val, verify
 from eyas.errors import EyasError
 
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     loudness = common.add_mutually_exclusive_group()
     loudness.add_argument("-q", "--quiet", action="store_true", help="say nothing but results and errors")
     loudness.add_argument("-v", "--verbose", action="store_true", help="say more, and show tracebacks")
-    for group in (predict, val, faces, info, doctor, export, quantize, diff, models):
+    for group in (predict, val, faces, info, doctor, export, build, inspect, verify, cache, quantize, diff, models):
         group.add(commands, common)
     return top
 

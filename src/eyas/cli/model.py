@@ -29,6 +29,8 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_argument("--precision", choices=["auto", "fp32", "fp16", "bf16"], default="auto")
     flags.add_argument("--half", action="store_const", const="fp16", dest="precision", help="same as --precision fp16")
     flags.add_argument("--batch", type=int, default=1, metavar="N", help="pictures a call (default 1)")
+    flags.add_argument("--trust", action="store_true", help="open an engine file that was not built here")
+    flags.add_argument("--no-rebuild", action="store_false", dest="rebuild", help="fail where an engine does not fit")
     flags.add_argument("--hint", choices=["latency", "throughput"], help="default: what suits the number of pictures")
 
 
@@ -59,6 +61,8 @@ def open_model(args: argparse.Namespace, hint: str | None = None) -> Model:
         "card": args.card,
         "max_det": args.max_det,
         "agnostic_nms": args.agnostic_nms,
+        "trust": args.trust,
+        "rebuild": args.rebuild,
     }
     return load(args.model, classes=args.classes, **options)
 

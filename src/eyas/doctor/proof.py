@@ -18,6 +18,7 @@ from onnx import helper
 from eyas.doctor.subject import Subject
 from eyas.extras import need
 from eyas.graph.surgery import dims_of, inputs_of
+from eyas.ops import expanded
 from eyas.types import Normalise
 
 Arrays = dict[str, NDArray[Any]]
@@ -163,7 +164,7 @@ def _session(model: onnx.ModelProto) -> Any:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    data = model.SerializeToString()
+    data = expanded(model).SerializeToString()
     session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     names = [o.name for o in session.get_outputs()]
     return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))

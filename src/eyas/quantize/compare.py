@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from eyas.evaluation.dataset import Dataset
 from eyas.graph.surgery import PRODUCTS, feeding_products
+from eyas.nms import box_iou
 from eyas.quantize.collect import runner
 from eyas.results import Classification, Detections, Embedding, Result
 
@@ -122,18 +123,11 @@ def _matched(want: Detections, got: Detections) -> int:
     free = np.ones(len(got), bool)
     found = 0
     for box, cls in zip(want.xyxy, want.class_id, strict=True):
-        overlap = np.where(free & (got.class_id == cls), _iou(box, got.xyxy), 0.0)
+        overlap = np.where(free & (got.class_id == cls), box_iou(box, got.xyxy), 0.0)
         if overlap.size and overlap.max() > SAME:
             free[int(overlap.argmax())] = False
             found += 1
     return found
-
-
-def _iou(box: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    common = np.maximum(high - low, 0).prod(axis=1)
-    areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
-    return np.asarray(common / np.maximum(areas - common, 1e-9))
 
 
 def mean_cosine(reference: Reference, model: onnx.ModelProto) -> float:

@@ -10,6 +10,7 @@ import onnx
 from eyas.doctor.rule import Rule
 from eyas.doctor.rules.tails import PLUGINS
 from eyas.doctor.subject import Subject, name_of
+from eyas.ops import operators
 
 Found = Iterator[tuple[str, str]]
 
@@ -54,7 +55,7 @@ def lacking(s: Subject) -> dict[str, list[str]]:
 
 
 def _custom(s: Subject) -> Found:
-    own = {(f.domain, f.name) for f in s.model.functions}
+    own = {(f.domain, f.name) for f in s.model.functions} | set(operators())
     for node in s.nodes:
         if (node.domain, node.op_type) in own or node.op_type in PLUGINS:
             continue
@@ -94,7 +95,7 @@ RULES = (
         "D301",
         "an operator that is not of ONNX",
         "error",
-        "Only a runtime with the right plug-in can run it; eyas' backends bring none.",
+        "Only a runtime with the right plug-in can run it, and eyas has none (eyas.ops).",
         "Export with standard operators, or cut the graph before it.",
         _custom,
     ),
