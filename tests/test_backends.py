@@ -57,6 +57,7 @@ def test_a_precision_that_the_device_lacks_is_refused():
         model.predict(PICTURE)
 
 
+@pytest.mark.slow
 def test_two_threads_may_make_the_first_call_of_a_process():
     """Without the first call under a lock, about one process in ten never ended."""
     code = (

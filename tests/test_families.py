@@ -560,6 +560,7 @@ def test_a_sum_of_two_products_is_arithmetic():
 # ---- real weights ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_yolov5_faces(real_data: Path, runtime: str):
     path, pictures = real_data / "models" / "yolov5n_face.onnx", real_data / "data" / "images"

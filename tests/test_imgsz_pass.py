@@ -454,6 +454,7 @@ def found_at(model: onnx.ModelProto, path: Path, picture: Path, conf: float) -> 
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("picture", ["bus.jpg", pytest.param("zidane.jpg", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", REAL)
 def test_real_networks_find_the_same_objects_at_another_size(real_data: Path, tmp_path: Path, name: str, picture: str):

@@ -403,6 +403,7 @@ def peaks_of(names: tuple[str, str, str], final: bool) -> Callable[[dict[str, An
     return decode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("final", [False, True])
 @pytest.mark.parametrize(

@@ -272,6 +272,7 @@ def test_a_vector_without_a_length_is_refused():
 # ---- the stem ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("colour", ["rgb", "bgr"])

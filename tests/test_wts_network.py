@@ -98,6 +98,7 @@ def engine(trt: Any, builder: Any, network: Any, shapes: dict[str, tuple[int, ..
 # Real weights
 
 
+@pytest.mark.slow
 def test_onnx_and_layers_agree_with_the_original_on_real_pictures(
     trt: Any, builder: Any, face: onnx.ModelProto, blobs: list[Any], tmp_path: Path
 ) -> None:
