@@ -216,7 +216,7 @@ def claims(facts: Facts) -> list[str]:
 # ---- synthetic networks ----
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_agrees_with_numpy_alone_and_in_a_batch(name: str, runtime: str, tmp_path: Path):
     model, path = network(name), tmp_path / "faces.onnx"

@@ -216,9 +216,11 @@ def test_outputs_of_another_rank_are_named(shape: tuple[int | str, ...]):
 
 # ---- embeddings ----
 
+OPSETS = [11, 18, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (13, 17))]
+
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("opset", [11, 13, 17, 18])
+@pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize(
     ("kind", "width", "last"),
     [("arcface", 128, False), ("arcface", 512, True), ("reid", 20, False), ("reid bgr", 20, True)],
@@ -310,7 +312,7 @@ def test_the_plain_preparation_of_pixels_is_no_arithmetic():
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("opset", [11, 13, 17, 18])
+@pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize(
     ("end", "four"), [("", False), ("", True), ("Softmax", True), ("Softmax", False), ("Sigmoid", False)]
 )
