@@ -94,6 +94,15 @@ def test_a_detector_is_exported_with_a_free_batch_and_runs(torch: Any, tmp_path:
             assert len(list(model.predict([np.zeros((50, 70, 3), np.uint8)] * 4, conf=0.0))) == 4
 
 
+def test_each_part_of_a_module_keeps_its_mode(torch: Any, tmp_path: Path):
+    module = detector(torch).train()
+    module.stem[1].eval()  # a batch norm that is frozen while the rest trains
+    export(module, tmp_path / "det.onnx", size=SIZE, names=NAMES)
+    assert module.training
+    assert module.stem[0].training
+    assert not module.stem[1].training
+
+
 def test_what_a_network_gives_a_stride_becomes_one_output(torch: Any, tmp_path: Path):
     module = detector(torch, "levels").eval()
     path = tmp_path / "levels.onnx"

@@ -13,7 +13,8 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,9 @@ def export(
     if out.suffix.lower() != ".onnx":
         raise OptionError(problem("that is no ONNX file", got=out, expected="a name ending in .onnx", remedy=""))
     torch = need("torch", "export")
-    training = bool(getattr(module, "training", False))
-    _set_training(module, False)
-    try:
+    with evaluating(module):
         model = _exported(torch, module, size)
         _prove(torch, module, model, size)
-    finally:
-        _set_training(module, training)
     written = _add_card(model, size, names, family, card)
     make_folder(out.parent)
     write_atomically(out, model.SerializeToString())
@@ -157,9 +154,17 @@ def _with_weights(module: Any, weights: Mapping[str, Any], source: Path) -> Any:
     return module
 
 
-def _set_training(module: Any, on: bool) -> None:
-    if hasattr(module, "train") and hasattr(module, "parameters") and not _is_program(module):
-        module.train(on)
+@contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """The module in evaluation mode; each of its parts is in its own mode again afterwards."""
+    parts = [] if _is_program(module) else [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in parts:
+            part.training = False
+        yield
+    finally:
+        for part, training in parts:
+            part.training = training
 
 
 def _is_program(module: Any) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from eyas.errors import ModelError, OptionError, problem
-from eyas.export import OPSET, TOLERANCE
+from eyas.export import OPSET, TOLERANCE, evaluating
 from eyas.extras import need
 from eyas.graph.surgery import edges_read
 from eyas.ops import expanded
@@ -30,14 +30,8 @@ def evaluation(torch: Any, module: Any) -> Iterator[Any]:
     """
     tensors = [*module.parameters(), *module.buffers()]
     run = module if all(t.device.type == "cpu" for t in tensors) else copy.deepcopy(module).cpu()
-    before = [(part, part.training) for part in run.modules()]
-    try:
-        run.eval()
-        with torch.no_grad():
-            yield run
-    finally:
-        for part, training in before:
-            part.training = training
+    with evaluating(run), torch.no_grad():
+        yield run
 
 
 def examples_of(torch: Any, module: Any, example: Any) -> list[Any]:
