@@ -6,9 +6,9 @@ what runs, but for one thing: a runtime cannot fuse two layers when it must show
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from eyas.build import Network, deploy_graph
 from eyas.errors import DataError, OptionError, problem
 from eyas.graph.head import HeadSpec
 from eyas.graph.surgery import IMAGES, THRESHOLDS
-from eyas.letterbox import Letterbox
+from eyas.letterbox import prepare
 from eyas.types import BuildSpec, Frame, ModelCard
 
 HEAD = HeadSpec(max_candidates=1)  # the head is not compared: its first top-K would order the two sides differently
@@ -153,8 +153,8 @@ def compare(a: Side, b: Side, frames: Iterable[Frame], threshold: float = 0.01) 
     engines: list[Engine] = []
     count = 0
     try:
-        for side, graph in zip((a, b), graphs, strict=True):
-            engines.append(_open(side, graph, shared))
+        for side, graph, edges in zip((a, b), graphs, made, strict=True):
+            engines.append(_open(side, graph, {name: edges[name].element for name in shared}))
         for images in _inputs(cards[0], frames):
             count += 1
             values = [engine.infer(_feeds(graph, images)) for engine, graph in zip(engines, graphs, strict=True)]
@@ -176,30 +176,36 @@ def _input_of(card: ModelCard) -> tuple[Any, ...]:
     return card.input_size, card.resize, card.crop, card.pad_value
 
 
-def _edges(graph: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """Float edges that depend on the picture, before our head, in graph order, with the node that writes each."""
+class _Edge(NamedTuple):
+    """Who writes an edge, and its element type."""
+
+    op_type: str
+    element: int
+
+
+def _edges(graph: onnx.ModelProto) -> dict[str, _Edge]:
+    """Float edges that depend on the picture, before our head, in graph order."""
     inferred = onnx.shape_inference.infer_shapes(graph, data_prop=True)
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
-    moving, found = {IMAGES}, {}
+    moving = {IMAGES}
+    found: dict[str, _Edge] = {}
     for node in graph.graph.node:
         if moving.isdisjoint(node.input):
             continue
         moving.update(node.output)
         if node.name.startswith("eyas/head/") or node.op_type in ("Shape", "Size"):
             continue
-        found.update({edge: node for edge in node.output if types.get(edge) in FLOATS})
+        found.update({e: _Edge(node.op_type, types[e]) for e in node.output if types.get(e) in FLOATS})
     return found
 
 
-def _open(side: Side, graph: onnx.ModelProto, edges: Sequence[str]) -> Engine:
-    """An engine of the deploy graph whose `edges` are outputs as well, as float32."""
-    inferred = onnx.shape_inference.infer_shapes(graph, data_prop=True)
-    types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
+def _open(side: Side, graph: onnx.ModelProto, edges: Mapping[str, int]) -> Engine:
+    """An engine of the deploy graph whose outputs are `edges`, each of the element type it has."""
     watched = onnx.ModelProto()
     watched.CopyFrom(graph)
     del watched.graph.output[:]
-    for name in edges:
-        watched.graph.output.append(helper.make_tensor_value_info(name, types[name], None))
+    for name, element in edges.items():
+        watched.graph.output.append(helper.make_tensor_value_info(name, element, None))
     module = choose()[1] if side.backend is None else backend(side.backend)
     spec = BuildSpec(side.precision, device=side.device)  # type: ignore[arg-type] # checked there
     return module.open_engine(watched, spec)
@@ -213,5 +219,5 @@ def _feeds(graph: onnx.ModelProto, images: NDArray[np.uint8]) -> Mapping[str, ND
 def _inputs(card: ModelCard, frames: Iterable[Frame]) -> Iterator[NDArray[np.uint8]]:
     for frame in frames:
         images = np.empty((1, *card.input_size, 3), np.uint8)
-        Letterbox.fit(frame.size, card.input_size, card.resize, card.crop).apply(frame.image, images[0], card.pad_value)
+        prepare(frame.image, card, images[0])
         yield images

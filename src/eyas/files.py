@@ -12,10 +12,17 @@ from eyas.errors import SinkError, problem
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside the place first, then move it there. Raises SinkError."""
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, which takes its place at the end, unless an error comes. Raises SinkError."""
     part = path.with_name(f".eyas-{secrets.token_hex(6)}.part")
     with writing(path):
         try:
-            part.write_bytes(data)
+            yield part
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import OptionError, problem
-from eyas.types import RESIZES, Image, Resize
+from eyas.types import RESIZES, Image, ModelCard, Resize
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +111,13 @@ class Letterbox:
         """Boxes [N, 4] from input to source pixels, clipped to the picture."""
         height, width = self.source
         return np.clip(self.inverse(xyxy), 0, (width, height, width, height)).astype(np.float32)
+
+
+def prepare(image: Image, card: ModelCard, out: Image) -> Letterbox:
+    """Write a picture into `out`, uint8 [H, W, 3] of the card's input size, as the network wants it, and say how.
+
+    The one way in: prediction, calibration and comparison all see the same pixels.
+    """
+    box = Letterbox.fit((image.shape[0], image.shape[1]), card.input_size, card.resize, card.crop)
+    box.apply(image, out, card.pad_value)
+    return box

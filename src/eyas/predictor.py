@@ -36,7 +36,7 @@ from eyas.errors import EyasError, OptionError, SourceError, problem
 from eyas.graph.head import HeadSpec
 from eyas.graph.surgery import IMAGES, THRESHOLDS
 from eyas.imagefile import MAX_PIXELS
-from eyas.letterbox import Letterbox
+from eyas.letterbox import Letterbox, prepare
 from eyas.outputs import Outputs, is_full, result_of
 from eyas.results import Prediction, Result
 from eyas.source import Picture, is_single, pictures
@@ -252,9 +252,7 @@ class Model:
             except EyasError as error:
                 done.append(Prediction(picture.source_id, error=error))
                 continue
-            box = Letterbox.fit(frame.size, self.card.input_size, self.card.resize, self.card.crop)
-            box.apply(frame.image, slots.images[len(boxes)], self.card.pad_value)
-            boxes.append(box)
+            boxes.append(prepare(frame.image, self.card, slots.images[len(boxes)]))
             done.append(Prediction(picture.source_id, frame))
         if not boxes:
             return done

@@ -38,18 +38,20 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, judge: 0 good, 1 not."""
     from itertools import islice
 
+    from eyas.engines.open import is_engine
     from eyas.predictor import load
     from eyas.source import pictures
     from eyas.verify import Limits, verify
 
+    built = is_engine(Path(args.model))
     limits = Limits(found=args.min_found, iou=args.min_iou, score=args.max_score)
     with ExitStack() as stack:
         model = stack.enter_context(
-            load(args.model, backend=args.backend, precision=args.precision, hint="latency", trust=args.trust)
-            if not _is_engine(args.model)
-            else load(args.model, trust=args.trust)
+            load(args.model, trust=args.trust)
+            if built
+            else load(args.model, backend=args.backend, precision=args.precision, hint="latency")
         )
-        reference = stack.enter_context(_reference(args))
+        reference = stack.enter_context(_reference(args, built))
         frames = (picture.load() for picture in islice(pictures(args.images), args.limit))
         verdict = verify(model, reference, frames, limits)
     if args.format == "json":
@@ -64,23 +66,16 @@ def run(args: argparse.Namespace) -> int:
     return 0 if verdict.good else 1
 
 
-def _is_engine(model: str) -> bool:
-    from eyas.engines.open import is_engine
-
-    return is_engine(Path(model))
-
-
-def _reference(args: argparse.Namespace) -> Model:
+def _reference(args: argparse.Namespace, built: bool) -> Model:
     """The trusted side, in fp32."""
+    from eyas.card import card_from_dict
     from eyas.engines.open import checked_sidecar, kept_graph
     from eyas.predictor import Model, load
     from eyas.types import BuildSpec
 
-    if args.reference or not _is_engine(args.model):
+    if args.reference or not built:
         return load(args.reference or args.model, backend=args.reference_backend, precision="fp32", hint="latency")
     path = Path(args.model)
     sidecar = checked_sidecar(path, args.trust)
-    from eyas.card import card_from_dict
-
     card, graph = card_from_dict(sidecar.card), kept_graph(path, sidecar)
     return Model(card, graph, sidecar.head_spec(), BuildSpec("fp32"), args.reference_backend, "latency")

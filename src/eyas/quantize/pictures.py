@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from eyas.errors import ImageError, SourceError, problem
 from eyas.graph.surgery import inputs_of, takes_channels_last
 from eyas.imagefile import read_image
-from eyas.letterbox import Letterbox
+from eyas.letterbox import prepare
 from eyas.source import pictures
 from eyas.types import Image, ModelCard
 
@@ -86,8 +86,8 @@ def network_input(image: Image, card: ModelCard, value: onnx.ValueInfoProto) -> 
     (p − mean) · scale, channels in the card's order.
     """
     slot = np.empty((*card.input_size, 3), np.uint8)
-    box = Letterbox.fit((image.shape[0], image.shape[1]), card.input_size, card.resize, card.crop)
-    x = box.apply(image, slot, card.pad_value).astype(np.float32)
+    prepare(image, card, slot)
+    x = slot.astype(np.float32)
     x = x[..., ::-1] if card.normalise.colour == "rgb" else x
     x = (x - np.asarray(card.normalise.mean, np.float32)) * np.asarray(card.normalise.scale, np.float32)
     x = x if takes_channels_last(value) else x.transpose(2, 0, 1)

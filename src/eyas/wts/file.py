@@ -11,7 +11,6 @@ knows the network. What the writer makes equals byte for byte what tensorrtx's `
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import ModelError, problem
-from eyas.files import writing
+from eyas.files import replacing
 
 Values = NDArray[np.float32]
 BLOCK = 9 << 17  # bytes of text held at once; 9 a value
@@ -166,17 +165,11 @@ def write_wts(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
             got = f"the name {name!r}" if finite else f"{name} with values that are not"
             expected = "names without white space, values that are finite in float32"
             raise ModelError(problem("these weights fit no .wts file", got=got, expected=expected, remedy=""))
-    part = path.with_name(f".eyas-{secrets.token_hex(6)}.part")
-    with writing(path):
-        try:
-            with part.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(f"{len(tensors)}\n")
-                for name, array in tensors.items():
-                    flat = np.asarray(array, ">f4").reshape(-1)
-                    file.write(f"{name} {flat.size} ")
-                    for at in range(0, flat.size, BLOCK):
-                        file.write(" " + flat[at : at + BLOCK].tobytes().hex(" ", 4))
-                    file.write("\n")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(f"{len(tensors)}\n")
+        for name, array in tensors.items():
+            flat = np.asarray(array, ">f4").reshape(-1)
+            file.write(f"{name} {flat.size} ")
+            for at in range(0, flat.size, BLOCK):
+                file.write(" " + flat[at : at + BLOCK].tobytes().hex(" ", 4))
+            file.write("\n")
