@@ -227,7 +227,7 @@ def test_urls(url: str) -> None:
 
 def test_videos(tmp_path: Path) -> None:
     (tmp_path / "film.MP4").write_bytes(b"\0\0\0\x18ftypisom")
-    _fails(next(pictures(tmp_path / "film.MP4")), "is a video.*later command")
+    _fails(next(pictures(tmp_path / "film.MP4")), "is a video.*open_video")
     (tmp_path / "film").write_bytes(b"\0\0\0\x18ftypisom")
     _fails(next(pictures(tmp_path / "film")), "a video", ImageError)
 

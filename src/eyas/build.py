@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -22,6 +22,7 @@ from eyas.graph.builder import Builder
 from eyas.graph.head import Cells, HeadSpec, append_head
 from eyas.graph.imgsz import resize_input
 from eyas.graph.network import Facts, facts_of, read_network
+from eyas.graph.openend import KEY as HEAD_KEY
 from eyas.graph.opset import raise_opset
 from eyas.graph.rewrite import split_convolutions, unfold_expectation
 from eyas.graph.surgery import IMAGES, OUTPUTS, THRESHOLDS, Output, add_stem, finish, free_names
@@ -98,6 +99,7 @@ def deploy_graph(network: Network, head: HeadSpec, keep: Collection[Key] = ()) -
     finish(model, stem, tail, card.input_size, facts.batch or "batch", _append_end(tail, found, head, card))
     del model.metadata_props[:]
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(card_to_dict(card)))
+    model.metadata_props.add(key=HEAD_KEY, value=json.dumps(asdict(head)))
     return model
 
 

@@ -24,7 +24,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from eyas.errors import ImageError, SourceError, problem
+from eyas.cuda.memory import device_image, on_device
+from eyas.errors import EyasError, ImageError, SourceError, problem
 from eyas.imagefile import HEAD_BYTES, MAX_PIXELS, picture_format, read_image
 from eyas.types import Frame, Image, check_image
 
@@ -51,6 +52,7 @@ class Picture:
 
     source_id: the path as the user gave it (a folder's joined with the file's name), "stdin", "bytes 2", "array 3".
     index: its number among all pictures of the run, from 0.
+    pixels: what `load` will give as the image, where that is in memory already.
     load: reads and decodes; returns a Frame with this index and source_id. Raises ImageError where the picture cannot
     be read, SourceError where what the user named is not there or is no picture source.
     """
@@ -58,6 +60,7 @@ class Picture:
     source_id: str
     index: int
     load: Callable[[], Frame]
+    pixels: object = None
 
 
 def pictures(sources: Any, max_pixels: int = MAX_PIXELS) -> Iterator[Picture]:
@@ -69,6 +72,7 @@ def pictures(sources: Any, max_pixels: int = MAX_PIXELS) -> Iterator[Picture]:
       a name that exists is never taken for a glob;
     - "-": the bytes of one picture file on standard input;
     - bytes, bytearray, memoryview: the content of one picture file;
+    - an array on a GPU, of any library that speaks DLPack or CUDA's array interface: uint8 [H, W, 3] BGR, borrowed;
     - numpy uint8 [H, W, 3] BGR, or [H, W] or [H, W, 1] grey; borrowed, not copied where it is BGR already;
     - a Frame: keeps its source_id and pts_s, and is given this run's index.
 
@@ -81,14 +85,25 @@ def pictures(sources: Any, max_pixels: int = MAX_PIXELS) -> Iterator[Picture]:
         is_stdin = isinstance(thing, str) and thing == "-"
         found = [_fail("stdin", *_STDIN_TWICE)] if is_stdin and stdin_taken else _expand(thing, index, max_pixels)
         stdin_taken |= is_stdin
+        pixels = thing.image if isinstance(thing, Frame) else thing if isinstance(thing, np.ndarray) else None
         for source_id, read in found:
-            yield Picture(source_id, index, partial(_frame, read, source_id, index))
+            yield Picture(source_id, index, partial(_frame, read, source_id, index), pixels)
             index += 1
+
+
+def only_picture(source: Any) -> Picture:
+    """The picture that a source names for which `is_single` is true."""
+    if isinstance(source, np.ndarray):  # in short, for callers that submit thousands a second
+        return Picture("array 0", 0, partial(_frame, partial(_from_array, source, "array 0"), "array 0", 0), source)
+    (picture,) = pictures(source)
+    return picture
 
 
 def is_single(source: Any) -> bool:
     """True if `source` names one picture (file, "-", bytes, array, Frame, also one that will fail); False for a list
     or another iterable, a folder, a glob. Opens no file."""
+    if isinstance(source, (np.ndarray, Frame)):
+        return True
     if isinstance(source, (str, os.PathLike)):
         mode, _ = _look(source)
         return not stat.S_ISDIR(mode) and not (mode == 0 and _is_glob(source))
@@ -119,6 +134,13 @@ def _expand(thing: Any, index: int, max_pixels: int) -> Iterable[tuple[str, Read
         return [("stdin", partial(_from_stdin, max_pixels))]
     if isinstance(thing, (str, os.PathLike)):
         return _expand_path(os.fsdecode(thing), max_pixels)
+    if on_device(thing):
+        name = f"array {index}"
+        try:
+            image = check_image(device_image(thing, name))  # now: its writer's stream is known on this thread alone
+        except EyasError as error:
+            return [(name, partial(_raise, error))]
+        return [(name, lambda: image)]
     name = type(thing).__name__
     return [_fail(name, "this is no picture source", f"{type(thing).__module__}.{name}", _THINGS, _AS_ARRAY)]
 
@@ -173,7 +195,7 @@ def _missing(text: str, reason: str) -> tuple[str, str, str, str]:
 _AS_ARRAY = "For a PIL picture or a tensor pass a numpy uint8 array in BGR order; for an open file, its read()."
 _RIGHTS = "Check that it is still there and its permissions."
 _DOWNLOAD = "Download it first: pictures are read from files."
-_VIDEO = "Videos come with a later command; until then, extract frames (ffmpeg -i VIDEO frames/%06d.jpg)."
+_VIDEO = "model.stream(eyas.video.open_video(path)) goes through its frames."
 _STDIN_TWICE = ("'-' can be used only once", "a second '-'", "one picture on standard input", "Leave one of them out.")
 _STDIN_EMPTY = ("nothing comes on standard input", "a terminal", "a picture's bytes", "Write eyas … - < picture.jpg")
 
@@ -185,6 +207,10 @@ def _fail(source_id: str, what: str, got: str, expected: str, remedy: str) -> tu
         raise SourceError(problem(what, got=got, expected=expected, remedy=remedy))
 
     return source_id, read
+
+
+def _raise(error: EyasError) -> Image:
+    raise error
 
 
 def _look(path: Any) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,28 @@ Task = Literal["detect", "pose", "segment", "obb", "classify", "embed"]
 TASKS: tuple[Task, ...] = ("detect", "pose", "segment", "obb", "classify", "embed")
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceImage:
+    """A picture that lies on a GPU, borrowed: uint8 [H, W, 3] BGR; rows may be padded, pixels may not.
+
+    Stands where a frame's `image` would; only engines on a GPU take it. address: of the first pixel, on GPU `index`.
+    ready: cuda.core.Event after which it may be read. owner: keeps the memory alive.
+    """
+
+    address: int
+    shape: tuple[int, int, int]
+    row_bytes: int
+    index: int
+    ready: Any
+    owner: Any
+
+
 def check_image(image: object, what: str = "the picture") -> Image:
     """Return `image` if it is a uint8 BGR array [H, W, 3] with at least one pixel; raise SourceError otherwise."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
         return image
+    if isinstance(image, DeviceImage):
+        return cast(Image, image)  # whoever reads pixels on the host asks first (`host_image`)
     got = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
     raise SourceError(
         problem(
@@ -39,11 +57,20 @@ def check_image(image: object, what: str = "the picture") -> Image:
     )
 
 
+def host_image(frame: Frame) -> Image:
+    """The frame's pixels, which must lie on the host. Raises SourceError."""
+    if isinstance(frame.image, DeviceImage):
+        what, got = f"{frame.source_id} lies on a GPU", f"memory of GPU {frame.image.index}"
+        remedy = "Take an engine on that GPU (--device cuda), or copy the picture to the host first."
+        raise SourceError(problem(what, got=got, expected="a picture on the host", remedy=remedy))
+    return frame.image
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One picture on its way through the pipeline.
 
-    image: uint8 [H, W, 3] BGR; borrowed, never written to.
+    image: uint8 [H, W, 3] BGR; borrowed, never written to. On a GPU it is a `DeviceImage` of that shape.
     index: its number within the run, from 0.
     source_id: where it came from: a path, or a name such as "array 3".
     pts_s: when it is shown, in seconds from the start of its source; None for still pictures.

@@ -1,9 +1,14 @@
-"""ONNX Runtime: every platform; the CPU provider unless `providers` says otherwise."""
+"""ONNX Runtime: every platform. On an NVIDIA GPU its sessions are lanes on our buffers (see `eyas.cuda.ort`).
+
+device: cpu, cuda, cuda:N; the GPU where there is one that this build can use. options: providers=[…] as ONNX Runtime
+takes them (TensorRT's, for one); lanes=N, how many calls run side by side on a GPU.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,9 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from eyas.backends import Feeds, Fitness, check_precision, infer_in_steps
+from eyas.backends import Engine, Feeds, Fitness, check_precision, infer_in_steps
+from eyas.cuda.device import gpus, why_missing
+from eyas.cuda.ort import GPU_PROVIDERS, in_precision, open_lanes
 from eyas.errors import BackendError, problem
 from eyas.types import BuildSpec
 
@@ -31,19 +38,23 @@ def version() -> str:
 
 
 def fitness() -> Fitness:
-    """Below OpenVINO on a CPU: it has no reduced precision there."""
+    """Best on a GPU; below OpenVINO on a CPU, where it has no reduced precision."""
+    if not _why_no_cuda():
+        return Fitness(60, f"runs on {gpus()[0][0].name}, in fp16 (ONNX Runtime {version()})")
     return Fitness(40, f"runs on any CPU, in fp32 (ONNX Runtime {version()})")
 
 
-def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> OrtEngine:
-    """One session; spec.device: cpu, cuda, cuda:N; options: providers=[…] as ONNX Runtime takes them."""
-    return load_engine(model.SerializeToString(), spec)
+def open_engine(model: onnx.ModelProto, spec: BuildSpec) -> Engine:
+    """Sessions on a CPU or a GPU; see the module's head."""
+    return load_engine(compile(model, spec) if _on_gpu(spec) else model.SerializeToString(), spec)
 
 
 def compile(model: onnx.ModelProto, spec: BuildSpec) -> bytes:
     """The graph as ONNX Runtime optimised it, but for what suits only this very CPU: that is done when it is loaded."""
     import onnxruntime as ort
 
+    if _on_gpu(spec):
+        return bytes(in_precision(model, spec).SerializeToString())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
         options = ort.SessionOptions()
@@ -53,10 +64,12 @@ def compile(model: onnx.ModelProto, spec: BuildSpec) -> bytes:
         return path.read_bytes()
 
 
-def load_engine(plan: bytes, spec: BuildSpec) -> OrtEngine:
-    """One session on a stored graph."""
+def load_engine(plan: bytes, spec: BuildSpec) -> Engine:
+    """Sessions on a stored graph."""
     import onnxruntime as ort
 
+    if _on_gpu(spec):
+        return open_lanes(onnx.load_from_string(plan), spec, _checked(_chosen(spec)))
     options = ort.SessionOptions()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parallel = cores if spec.hint == "throughput" else 1
@@ -68,7 +81,7 @@ def load_engine(plan: bytes, spec: BuildSpec) -> OrtEngine:
 
 def device_key(spec: BuildSpec) -> str:
     """The providers: an optimised graph is theirs."""
-    names = [p if isinstance(p, str) else p[0] for p in spec.options.get("providers") or _providers(spec.device)]
+    names = [_name(p) for p in _chosen(spec)]
     return "+".join(name.removesuffix("ExecutionProvider") for name in names)
 
 
@@ -77,17 +90,7 @@ def _session(model: bytes, spec: BuildSpec, options: Any) -> Any:
     import onnxruntime as ort
 
     check_precision(spec, {"fp32": None}, "ONNX Runtime's CPU provider")
-    providers = list(spec.options.get("providers") or _providers(spec.device))
-    wanted = {p if isinstance(p, str) else p[0] for p in providers}
-    if unknown := wanted - set(ort.get_available_providers()):
-        raise BackendError(
-            problem(
-                "this build of ONNX Runtime lacks a provider",
-                got=", ".join(sorted(unknown)),
-                expected=" | ".join(ort.get_available_providers()),
-                remedy="pip install 'eyas[ort-gpu]' for CUDA.",
-            )
-        )
+    providers = _checked(_chosen(spec))
     options.log_severity_level = 3
     try:
         return ort.InferenceSession(model, options, providers=providers)
@@ -97,9 +100,48 @@ def _session(model: bytes, spec: BuildSpec, options: Any) -> Any:
         ) from error
 
 
+def _checked(providers: list[Any]) -> list[Any]:
+    """The providers, if this build has them all. Raises BackendError."""
+    import onnxruntime as ort
+
+    if unknown := {_name(p) for p in providers} - set(ort.get_available_providers()):
+        raise BackendError(
+            problem(
+                "this build of ONNX Runtime lacks a provider",
+                got=", ".join(sorted(unknown)),
+                expected=" | ".join(ort.get_available_providers()),
+                remedy="pip install 'eyas[ort-gpu]' for CUDA.",
+            )
+        )
+    return providers
+
+
+def _chosen(spec: BuildSpec) -> list[Any]:
+    """The providers that were asked for, else those of the device."""
+    return list(spec.options.get("providers") or _providers(spec.device))
+
+
+def _name(provider: Any) -> str:
+    return str(provider if isinstance(provider, str) else provider[0])
+
+
+def _on_gpu(spec: BuildSpec) -> bool:
+    return _name(_chosen(spec)[0]) in GPU_PROVIDERS
+
+
+@cache
+def _why_no_cuda() -> str | None:
+    """Why the CUDA provider runs nothing here; None where it does."""
+    import onnxruntime as ort
+
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return "this build of ONNX Runtime has no CUDA provider"
+    return why_missing()
+
+
 def _providers(device: str | None) -> list[Any]:
     """What runs on a device: cpu, cuda or cuda:1 (the CPU then takes what CUDA cannot)."""
-    name, _, number = (device or "cpu").lower().partition(":")
+    name, _, number = (device or ("cpu" if _why_no_cuda() else "cuda")).lower().partition(":")
     if name == "cpu" and not number:
         return [CPU]
     if name == "cuda" and (number or "0").isdecimal():

@@ -30,6 +30,7 @@ from eyas.types import Task
 
 ROUNDS = 8
 MAX_CANDIDATES = 300
+CANDIDATES, ORDER = "eyas/head/candidates", "eyas/head/order"  # what NMS starts from; see `eyas.graph.openend`
 MOST_IN_GRAPH = 2048  # candidates: above it the K × K overlap costs more than NMS on the host
 
 
@@ -137,9 +138,12 @@ def _rows(g: Builder, cells: Cells, spec: HeadSpec, thresholds: str, width: int)
     if spec.classes is not None:
         class_id = g.op("Gather", g.const(list(spec.classes), "int64"), class_id)
     columns = [rows.xyxy, g.over_axes("Unsqueeze", score, [2]), g.over_axes("Unsqueeze", g.cast(class_id), [2])]
-    table = g.op("Concat", *columns, *([rows.extras] if rows.extras else []), axis=2)
+    columns += [rows.extras] if rows.extras else []
     if cells.suppress == "graph" and k <= MOST_IN_GRAPH:
-        return append_nms(g, table, g.cast(order), iou, spec.agnostic, k, width)
+        table = g.op("Concat", *columns, axis=2, out=CANDIDATES)
+        order = g.op("Cast", order, to=TensorProto.FLOAT, out=ORDER)
+        return append_nms(g, table, order, iou, spec.agnostic, k, width)
+    table = g.op("Concat", *columns, axis=2)
     return _append_sorted(g, table, g.cast(order), k, width, final=cells.suppress == "never")
 
 

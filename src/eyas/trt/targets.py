@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from eyas.cuda.device import Gpu, gpus, index_of
 from eyas.errors import BackendError, OptionError, problem
-from eyas.trt.device import Gpu, gpus, index_of
 from eyas.trt.edition import Edition
 from eyas.trt.options import Options
 from eyas.types import BuildSpec
@@ -73,7 +73,7 @@ def device_key(edition: Edition, spec: BuildSpec, options: Options) -> str:
         targets = targets_of(edition, spec)
         if "current" not in targets:
             return "+".join(targets) or PORTABLE
-    index = index_of(spec.device)
+    index = index_of(spec.device, "TensorRT")
     found = gpus()[0]
     gpu = found[index] if index < len(found) else None
     if gpu is None:

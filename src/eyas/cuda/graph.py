@@ -1,0 +1,34 @@
+"""CUDA graphs: what a piece of work enqueues on a stream, recorded once, launched again with one call."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from eyas.cuda.device import CudaDevice
+
+
+def captured(device: CudaDevice, stream: Any, work: Callable[[], object]) -> Callable[[], None]:
+    """A function that enqueues, on `stream`, what `work` enqueues there now; addresses and shapes stay as they are.
+
+    work: must have run before on this thread, so that it allocates nothing and waits for nothing. What it uses must
+    live as long as the function. Other threads are not disturbed. Raises what `work` raises, or BackendError.
+    """
+    driver, check = device.driver, device.check
+    check(driver.cuStreamBeginCapture(stream.handle, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+    try:
+        work()
+    except BaseException:
+        driver.cuStreamEndCapture(stream.handle)  # which reports the same failure once more
+        raise
+    graph = check(driver.cuStreamEndCapture(stream.handle))
+    executable = check(driver.cuGraphInstantiate(graph, 0))
+    check(driver.cuGraphDestroy(graph))
+    launch, handle = driver.cuGraphLaunch, stream.handle
+
+    def run() -> None:
+        check(launch(executable, handle))
+
+    weakref.finalize(run, driver.cuGraphExecDestroy, executable)
+    return run

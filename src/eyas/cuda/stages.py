@@ -1,0 +1,170 @@
+"""The stages of a model whose engine is on a GPU: as `eyas.stages`, with everything after the decode on the device.
+
+A place in a batch is a frame that the GPU can read by itself: page-locked (copied there where it is not) or on the
+device already. The engine's thread then enqueues all of it on one lane's stream: one letterbox launch, which reads the
+frames where they are, the network, the rows' way back; and waits. While one lane computes, the next one reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyas import trace
+from eyas.cuda.lane import HostLane, LanedEngine
+from eyas.cuda.letterbox import LetterboxKernel, Row, Source, row_of
+from eyas.cuda.memory import Block, copy, is_pinned, pinned
+from eyas.cuda.timing import DeviceClock
+from eyas.graph.head import HeadSpec
+from eyas.graph.surgery import IMAGES, THRESHOLDS
+from eyas.letterbox import Letterbox
+from eyas.stages import Job, Outcome, Outcomes
+from eyas.types import DeviceImage, Frame, ModelCard
+
+
+class Placed(NamedTuple):
+    """A frame that the GPU can read, how it will be letterboxed, and its line in the kernel's table."""
+
+    frame: Frame
+    box: Letterbox
+    row: Row
+    pixels: NDArray[np.uint8] | DeviceImage
+
+
+class DeviceStages:
+    """The stages of one model on engines of lanes. Safe from several threads."""
+
+    def __init__(self, card: ModelCard, head: HeadSpec, engines: Sequence[LanedEngine]) -> None:
+        self.card, self.engines = card, tuple(engines)
+        self._outcomes = Outcomes(card, head)
+        self._intakes = {id(lane): Intake(lane, engine.largest, card) for engine in engines for lane in engine.all}
+
+    def memory(self, batch: int) -> list[NDArray[np.uint8]]:
+        """A page-locked buffer for each place, which grows with the frames."""
+        return [np.empty(0, np.uint8) for _ in range(batch)]
+
+    def ready(self, job: Job) -> bool:
+        """A frame that the GPU can read where it is costs the CPU nothing."""
+        pixels = job.picture.pixels
+        if isinstance(pixels, np.ndarray):
+            return bool(pixels.flags.c_contiguous and pixels.ndim == 3 and is_pinned(self.engines[0].device, pixels))
+        return isinstance(pixels, DeviceImage)
+
+    def load(self, job: Job) -> Frame:
+        """Read and decode."""
+        return job.picture.load()
+
+    def place(self, frame: Frame, memory: list[NDArray[np.uint8]], place: int) -> Placed:
+        """Make the frame's pixels such that the GPU can fetch them without the CPU."""
+        box = Letterbox.fit(frame.size, self.card.input_size, self.card.resize, self.card.crop)
+        pixels: Any = frame.image
+        if isinstance(pixels, DeviceImage):
+            return Placed(frame, box, row_of(Source(pixels.address, pixels.row_bytes), box), pixels)
+        device = self.engines[0].device
+        device.use()
+        if not (pixels.flags.c_contiguous and is_pinned(device, pixels)):
+            if memory[place].size < pixels.nbytes:
+                memory[place] = pinned(device, (pixels.nbytes,))
+            twin = memory[place][: pixels.nbytes].reshape(pixels.shape)
+            np.copyto(twin, pixels)
+            pixels = twin
+        return Placed(frame, box, row_of(Source(pixels.ctypes.data, pixels.shape[1] * 3), box), pixels)
+
+    def run(
+        self, engine: int, memory: object, places: Sequence[int], jobs: Sequence[Job], placed: Sequence[Placed]
+    ) -> list[Outcome]:
+        """All of it on one lane; then each picture's result."""
+        begin, record = trace.clock(), trace.current
+        with self.on_lane(engine, jobs, placed) as lane:
+            outputs = self._intakes[id(lane)].finish(len(jobs))
+        if record:
+            record.add("engine", begin, pictures=len(jobs))
+        return self._outcomes.of(outputs, jobs, [(p.frame, p.box) for p in placed])
+
+    @contextmanager
+    def on_lane(self, engine: int, jobs: Sequence[Job], placed: Sequence[Placed]) -> Iterator[HostLane]:
+        """A lane on whose stream all has been enqueued for the jobs; the block's own until it ends."""
+        lanes = self.engines[engine].lanes
+        lane = lanes.get()
+        try:
+            self._intakes[id(lane)].start(placed, [(j.conf, j.iou) for j in jobs])
+            yield lane
+        finally:
+            lanes.put(lane)
+
+
+class Intake:
+    """The way into one lane: the letterbox kernel on its stream."""
+
+    def __init__(self, lane: HostLane, batch: int, card: ModelCard) -> None:
+        self._lane, self._device, self._stream = lane, lane.device, lane.lane.stream
+        self._device.use()
+        self._fetched: list[Block] = []
+        self._letterbox = LetterboxKernel(self._device, self._stream, batch, card.input_size, pad_value=card.pad_value)
+        self._images = lane.lane.inputs[IMAGES]
+        self._has_thresholds = THRESHOLDS in lane.lane.inputs
+        self._device_clock: DeviceClock | None = None
+        self._marks: DeviceClock = _NO_CLOCK
+
+    def start(self, placed: Sequence[Placed], limits: Sequence[tuple[float, float]]) -> None:
+        """Enqueue everything for the frames. The lane's stream must have passed what was enqueued before."""
+        self._device.use()
+        self._marks = self._clock()
+        self._marks.mark("letterbox")
+        if self._has_thresholds:
+            self._lane.upload(THRESHOLDS, np.array(limits, np.float32))
+        self._letterbox.describe([self._readable(p) if isinstance(p.pixels, DeviceImage) else p.row for p in placed])
+        self._letterbox.enqueue(len(placed), self._images.address)
+        self._marks.mark("engine")
+        self._lane.lane.launch(len(placed))
+
+    def finish(self, count: int) -> dict[str, NDArray[Any]]:
+        """Bring the outputs of `count` frames to the host, and wait for them."""
+        self._marks.mark("copy back")
+        self._lane.download(count)
+        self._marks.mark("")
+        outputs = self._lane.results(count)
+        while self._fetched:
+            self._fetched.pop().close()
+        self._marks.record(f"GPU {self._device.index} lane {self._lane.number}", count)
+        return outputs
+
+    def _readable(self, placed: Placed) -> Row:
+        """Wait, on the device, for who writes a frame there; fetch one that lies on another GPU."""
+        image: Any = placed.pixels
+        self._stream.wait(image.ready)
+        if image.index == self._device.index:
+            return placed.row
+        height, width, _ = image.shape
+        size = image.row_bytes * (height - 1) + width * 3
+        block = Block(self._device, self._stream, size)
+        self._fetched.append(block)
+        copy(self._device, block.address, image.address, size, self._stream)
+        return row_of(Source(block.address, image.row_bytes), placed.box)
+
+    def _clock(self) -> DeviceClock:
+        if trace.current is None:
+            return _NO_CLOCK
+        if self._device_clock is None:
+            self._device_clock = DeviceClock(self._device, self._stream)
+        return self._device_clock
+
+
+class _NoClock(DeviceClock):
+    """While nothing is recorded."""
+
+    def __init__(self) -> None:
+        """Nothing."""
+
+    def mark(self, name: str) -> None:
+        """Nothing."""
+
+    def record(self, lane: str, pictures: int) -> None:
+        """Nothing."""
+
+
+_NO_CLOCK = _NoClock()
