@@ -558,16 +558,21 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 
 
-@pytest.mark.parametrize("form", ["json", "table"])
-def test_an_interruption_keeps_what_was_finished(endless: Path, tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize(
+    ("form", "ended_by", "code"),
+    [("json", signal.SIGINT, 130), ("table", signal.SIGINT, 130), ("json", signal.SIGTERM, 143)],
+)
+def test_an_interruption_keeps_what_was_finished(
+    endless: Path, tmp_path: Path, form: str, ended_by: signal.Signals, code: int
+) -> None:
     table, coco = tmp_path / "r.csv", tmp_path / "r.json"
     process = start("predict", endless, *NULL, "--format", form, "--csv", table, "--json", coco)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and (not table.exists() or table.stat().st_size < 2000):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ended_by)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "Traceback" not in err
     assert err.endswith("eyas: interrupted; what was finished is kept\n")
     if form == "json":

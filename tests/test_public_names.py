@@ -16,9 +16,11 @@ SOURCE = ROOT / "src" / "eyas"
 NAMES = [
     "BackendError",
     "BuildSpec",
+    "BusyError",
     "CardError",
     "Classification",
     "DataError",
+    "DeadlineError",
     "Detections",
     "Embedding",
     "EyasError",
@@ -30,13 +32,17 @@ NAMES = [
     "ModelError",
     "Normalise",
     "OptionError",
+    "Pending",
     "Prediction",
+    "QueueSpec",
     "SinkError",
     "SourceError",
     "TorchModule",
+    "cascade",
     "draw",
     "from_torch",
     "load",
+    "tracing",
 ]
 
 

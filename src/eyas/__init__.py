@@ -17,10 +17,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from eyas.annotate import draw
+    from eyas.cascading import cascade
     from eyas.errors import (
         BackendError,
+        BusyError,
         CardError,
         DataError,
+        DeadlineError,
         EyasError,
         ImageError,
         ModelError,
@@ -29,17 +32,22 @@ if TYPE_CHECKING:
         SourceError,
     )
     from eyas.letterbox import Letterbox
+    from eyas.pending import Pending, QueueSpec
     from eyas.predictor import Model, load
     from eyas.results import Classification, Detections, Embedding, Prediction
     from eyas.torch_module import TorchModule, from_torch
+    from eyas.trace import tracing
     from eyas.types import BuildSpec, Frame, ModelCard, Normalise
 
 _HOME = {
     "annotate": ("draw",),
+    "cascading": ("cascade",),
     "errors": (
         "BackendError",
+        "BusyError",
         "CardError",
         "DataError",
+        "DeadlineError",
         "EyasError",
         "ImageError",
         "ModelError",
@@ -48,9 +56,11 @@ _HOME = {
         "SourceError",
     ),
     "letterbox": ("Letterbox",),
+    "pending": ("Pending", "QueueSpec"),
     "predictor": ("Model", "load"),
     "results": ("Classification", "Detections", "Embedding", "Prediction"),
     "torch_module": ("TorchModule", "from_torch"),
+    "trace": ("tracing",),
     "types": ("BuildSpec", "Frame", "ModelCard", "Normalise"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
@@ -58,9 +68,11 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "BackendError",
     "BuildSpec",
+    "BusyError",
     "CardError",
     "Classification",
     "DataError",
+    "DeadlineError",
     "Detections",
     "Embedding",
     "EyasError",
@@ -72,13 +84,17 @@ __all__ = [
     "ModelError",
     "Normalise",
     "OptionError",
+    "Pending",
     "Prediction",
+    "QueueSpec",
     "SinkError",
     "SourceError",
     "TorchModule",
+    "cascade",
     "draw",
     "from_torch",
     "load",
+    "tracing",
 ]
 
 

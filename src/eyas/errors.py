@@ -8,6 +8,8 @@
     ├── BackendError     a runtime that is missing, refuses the model, or fails on it
     ├── SinkError        a result that cannot be written
     ├── DataError        labels that cannot be read or do not fit the model
+    ├── BusyError        a request that was refused or pushed out, because too many wait
+    ├── DeadlineError    a request whose time was over before an engine was free
     └── OptionError      a setting out of its range
 
 Each message says what was got, what was expected and what to do: `problem()` writes it so.
@@ -46,6 +48,14 @@ class SinkError(EyasError):
 
 class DataError(EyasError):
     """Labelled data cannot be read, contradicts itself, or does not fit the model."""
+
+
+class BusyError(EyasError):
+    """Too many requests wait: this one was refused, or pushed out by a newer one."""
+
+
+class DeadlineError(EyasError, TimeoutError):
+    """A request's time was over before an engine was free."""
 
 
 class OptionError(EyasError, ValueError):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,36 @@ def result_of(card: ModelCard, head: HeadSpec, outputs: Outputs, i: int, box: Le
     rows = _final_rows(outputs, i, iou, head.agnostic, rotated=card.task == "obb")
     found = Detections(box.boxes_to_source(rows[:, :4]), rows[:, 4].copy(), rows[:, 5].astype(np.int64), card.names)
     return _EXTRAS[card.task](found, rows, outputs, i, box) if card.task in _EXTRAS else found
+
+
+def results_of(
+    card: ModelCard, head: HeadSpec, outputs: Outputs, boxes: Sequence[Letterbox], ious: Sequence[float]
+) -> list[Result | Exception]:
+    """Every image's result, or what went wrong with it: as `result_of`, with the arithmetic of a batch done at once."""
+    if "detections" in outputs:
+        most = int(outputs["count"].max(initial=0))
+        rows: Floats = outputs["detections"][:, :most]
+        if card.task in ("detect", "pose") and outputs["converged"].all() and np.isfinite(rows).all():
+            return list(_finished(card, outputs, rows, boxes))
+    found: list[Result | Exception] = []
+    for i, (box, iou) in enumerate(zip(boxes, ious, strict=True)):
+        try:
+            found.append(result_of(card, head, outputs, i, box, iou))
+        except Exception as error:  # it is this picture's, and does not concern the others
+            found.append(error)
+    return found
+
+
+def _finished(card: ModelCard, outputs: Outputs, rows: Floats, boxes: Sequence[Letterbox]) -> Iterator[Detections]:
+    """Results of rows that are finite, suppressed, and in order: what nearly every batch is."""
+    values = [(b.offset[::-1], b.scale[::-1], b.window[1::-1], b.source[::-1]) for b in boxes]
+    offset, scale, start, size = np.array(values, np.float64).transpose(1, 0, 2)[:, :, None, None]
+    corners = rows[..., :4].astype(np.float64).reshape(*rows.shape[:2], 2, 2)
+    xyxy = ((corners - offset) / scale + start).clip(0, size).astype(np.float32).reshape(*rows.shape[:2], 4)
+    confidence, class_id = rows[..., 4].copy(), rows[..., 5].astype(np.int64)
+    for i, (n, box) in enumerate(zip(outputs["count"].tolist(), boxes, strict=True)):
+        found = Detections(xyxy[i, :n], confidence[i, :n], class_id[i, :n], card.names)
+        yield _EXTRAS[card.task](found, rows[i, :n], outputs, i, box) if card.task in _EXTRAS else found
 
 
 def is_full(outputs: Outputs, i: int, confidence: float) -> bool:

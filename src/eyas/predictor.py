@@ -1,10 +1,10 @@
-"""READ FIRST: from a model's name to results. `load` compiles; `Model.stream` is the run flow, in order:
+"""READ FIRST: from a model's name to results. `load` compiles; the run flow, in order:
 
-    sources ─► Picture ─► load (decode) ─► letterbox into a slot ─► engine ─► outputs ─► result
-               in order   └────────────── one job, on one of a few threads ─────────────────┘
+    sources ─► Picture ─► submit ─► load (decode) ─► letterbox into a batch ─► engine ─► outputs ─► result
+                          queue     └─ preparer threads ─────────────────┘    └─ engine threads ────────┘
 
-A job does everything for one group of pictures; as many jobs run side by side as the engine has streams, and one
-more, so that a picture is being decoded while others are on the device. Results come out in order.
+Whoever calls `submit` holds a future at once; `predict` waits for one, `stream` keeps enough of them going to keep the
+engine busy and gives the results in order. The stages are in `eyas.stages`, the threads in `eyas.batching`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
-from itertools import islice
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, get_args, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
-from eyas.backends import Engine, Feeds, choose
+from eyas import trace
+from eyas.backends import Engine, choose
+from eyas.batching import CLOSED, Batcher
 from eyas.build import deploy_graph, open_network
 from eyas.card import class_ids
 from eyas.engines.build import Recipe
@@ -34,16 +34,17 @@ from eyas.engines.cache import open_cached
 from eyas.engines.open import is_engine, open_file
 from eyas.errors import EyasError, OptionError, SourceError, problem
 from eyas.graph.head import HeadSpec
-from eyas.graph.surgery import IMAGES, THRESHOLDS
 from eyas.imagefile import MAX_PIXELS
-from eyas.letterbox import Letterbox, prepare
-from eyas.outputs import Outputs, is_full, result_of
+from eyas.pending import Full, Pending, QueueSpec, is_seconds
 from eyas.results import Prediction, Result
-from eyas.source import Picture, is_single, pictures
+from eyas.source import Picture, is_single, only_picture, pictures
+from eyas.stages import HostStages, Job
 from eyas.types import BuildSpec, Frame, Image, ModelCard
 
 log = logging.getLogger("eyas")
 CONFIDENCE = 0.25
+PREPARERS = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+BULK_LINGER_S = 0.02  # how long `stream` lets a batch wait to be full: more pictures are on their way
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Hint = Literal["latency", "throughput"]
 Single = str | PathLike[str] | bytes | Image | Frame
@@ -68,6 +69,7 @@ def load(
     multi_label: bool = False,
     trust: bool = False,
     rebuild: bool = True,
+    queue: QueueSpec | None = None,
 ) -> Model:
     """Open a model by name ("nanodet" is bundled, `eyas models` lists more) or an ONNX file, ready to predict.
 
@@ -80,14 +82,14 @@ def load(
     (height, width). family, names, card (a JSON file): what the network is, where its file does not say.
     max_det: the most objects a picture. classes: only this one or these, by id or name. agnostic_nms: a box may
     suppress one of another class. multi_label: a cell may report every class that passes, not only its best (for
-    evaluation).
+    evaluation). queue: how requests wait for the engine and for one another.
     Raises ModelError, CardError, OptionError or BackendError.
     """
     if is_engine(Path(model)):
         asked: dict[str, Any] = {"backend": backend, "family": family, "names": names, "imgsz": imgsz, "card": card}
         asked |= {"precision": precision != "auto", "batch": batch != 1, "options": options, "classes": classes}
         asked |= {"max_det": max_det != 300, "agnostic_nms": agnostic_nms, "multi_label": multi_label}
-        return _built(Path(model), [name for name, value in asked.items() if value], device, trust, rebuild)
+        return _built(Path(model), [name for name, value in asked.items() if value], device, trust, rebuild, queue)
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     network = open_network(
         os.fspath(model),
@@ -101,10 +103,12 @@ def load(
     spec = BuildSpec(precision, (1, batch, batch), device=device, options=options or {})
     if network.facts.batch and network.facts.batch != batch:
         log.warning("the model's batch is fixed to %d: it runs %d at a time", *[network.facts.batch] * 2)
-    return Model(network.card, deploy_graph(network, head), head, spec, backend, hint, network.digest)
+    return Model(network.card, deploy_graph(network, head), head, spec, backend, hint, network.digest, queue=queue)
 
 
-def _built(path: Path, asked: list[str], device: str | None, trust: bool, rebuild: bool) -> Model:
+def _built(
+    path: Path, asked: list[str], device: str | None, trust: bool, rebuild: bool, queue: QueueSpec | None
+) -> Model:
     """A model around an engine file."""
     if asked:
         raise OptionError(
@@ -117,14 +121,42 @@ def _built(path: Path, asked: list[str], device: str | None, trust: bool, rebuil
         )
     found = open_file(path, trust=trust, rebuild=rebuild, device=device)
     model = Model(
-        found.card, found.graph, found.head, found.spec, found.backend, found.spec.hint, found.digest, found.engine
+        found.card,
+        found.graph,
+        found.head,
+        found.spec,
+        found.backend,
+        found.spec.hint,
+        found.digest,
+        found.engine,
+        queue,
     )
     log.info("engine %s: %s", path, found.engine.description)
     return model
 
 
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """One way of use: the engines that were compiled for it, and the threads that feed them."""
+
+    engines: tuple[Engine, ...]
+    stages: Any
+    batcher: Batcher[Job, Any]
+
+    @property
+    def ahead(self) -> int:
+        """How many pictures under way keep every thread busy."""
+        return 2 * (sum(e.parallel for e in self.engines) + 1) * self.batcher.most
+
+    def close(self, drain: bool) -> None:
+        self.batcher.close(drain)
+        for engine in self.engines:
+            engine.close()
+
+
 class Model:
-    """A network on a backend. Safe to use from several threads; a context manager that frees its engines."""
+    """A network on a backend. Safe to use from several threads; a context manager that ends its threads and frees its
+    engines. It belongs to the process that loaded it."""
 
     def __init__(
         self,
@@ -136,6 +168,7 @@ class Model:
         hint: Hint | None,
         digest: str = "",
         engine: Engine | None = None,
+        queue: QueueSpec | None = None,
     ) -> None:
         """Use `load`. graph: a deploy graph of `card` and `head`; its engines are built on first use.
 
@@ -144,25 +177,88 @@ class Model:
         self.card, self.digest = card, digest
         self.backend, self._backend = choose(backend)
         self._graph, self._head, self._spec, self._hint = graph, head, spec, hint
-        self._inputs = [i.name for i in graph.graph.input]
-        self._engines: dict[Hint, Engine] = {hint: engine} if hint and engine else {}
+        self._spare = [engine] if engine else []
+        self._queue = queue or QueueSpec()
+        self._lanes: dict[Hint, _Lane] = {}
         self._lock = threading.Lock()
-        self._said_full = False
         self._closed = False
-        self._running = 0
-        self._idle = threading.Condition()  # guards _running; not _lock, which is held while an engine compiles
+        # A model that nobody closes is closed when it is collected, or at the end of the program.
+        weakref.finalize(self, _close_all, self._lanes, self._spare, False)
 
     def engine(self, hint: Hint = "latency") -> Engine:
-        """The engine for one way of use, compiled on first call."""
+        """The first engine for one way of use, compiled on first call."""
+        return self._lane(hint).engines[0]
+
+    def stages(self, hint: Hint = "latency") -> Any:
+        """What is done for a picture, on the engines for one way of use: `HostStages`, or `DeviceStages` on a GPU."""
+        return self._lane(hint).stages
+
+    def _lane(self, hint: Hint) -> _Lane:
         hint = self._hint or hint
-        with self._lock:
-            self._check_open()
-            if hint not in self._engines:
-                spec = replace(self._spec, hint=hint)
-                recipe = Recipe(self.backend, self._backend, self._graph, self._head, spec, digest=self.digest)
-                self._engines[hint] = open_cached(recipe)
-                log.info("engine for %s: %s", hint, self._engines[hint].description)
-            return self._engines[hint]
+        if not self._closed and (lane := self._lanes.get(hint)):
+            return lane
+        with self._lock:  # while an engine compiles
+            if self._closed:
+                raise EyasError(CLOSED)
+            if hint not in self._lanes:
+                self._lanes[hint] = self._open_lane(hint)
+            return self._lanes[hint]
+
+    def _open_lane(self, hint: Hint) -> _Lane:
+        """One engine for each device that was named, and the threads."""
+        engines = []
+        for device in (self._spec.device or "").split(","):
+            spec = replace(self._spec, hint=hint, device=device.strip() or None)
+            recipe = Recipe(self.backend, self._backend, self._graph, self._head, spec, digest=self.digest)
+            engines.append(self._spare.pop() if self._spare else open_cached(recipe))
+            log.info("engine for %s: %s", hint, engines[-1].description)
+        stages = self._stages(engines)
+        batcher: Batcher[Job, Any] = Batcher(
+            stages,
+            batch=min([self._spec.batch[2], *(getattr(e, "largest", 4096) for e in engines)]),
+            usual=self._spec.batch[1],
+            engines=[engine.parallel for engine in engines],
+            preparers=PREPARERS,
+            queue=self._queue,
+            name=f"eyas {self.card.family} {hint}",
+        )
+        return _Lane(tuple(engines), stages, batcher)
+
+    def _stages(self, engines: Sequence[Engine]) -> Any:
+        """Those of the host, or those of a GPU whose lanes can be had."""
+        if all(hasattr(engine, "lanes") for engine in engines):
+            from eyas.cuda.stages import DeviceStages  # nothing of CUDA before it is asked for
+
+            return DeviceStages(self.card, self._head, cast(Any, engines))
+        return HostStages(self.card, self._head, [i.name for i in self._graph.graph.input], engines)
+
+    def submit(
+        self,
+        source: Single,
+        *,
+        conf: float = CONFIDENCE,
+        iou: float | None = None,
+        priority: float = 0.0,
+        timeout_s: float | None = None,
+        full: Full | None = None,
+    ) -> Pending[Result]:
+        """Queue one picture and return at once: a future of what `predict` would return or raise. Thread-safe.
+
+        Requests of all callers run together in batches (`load(…, batch=)`, `QueueSpec`). source, conf, iou: see
+        `predict`; an array is borrowed until the future is done. priority: higher ones go first. timeout_s: fail with
+        DeadlineError unless an engine has begun by then. full: what happens where the queue is full, unless as its
+        `QueueSpec` says; "block", the default there, waits. Coroutines `await` the future. Raises BusyError where the
+        queue is full and the rule is "fail".
+        """
+        if not isinstance(priority, (int, float)) or priority != priority:
+            raise OptionError(problem("the priority is wrong", got=repr(priority), expected="a number", remedy=""))
+        if full not in (None, *get_args(Full)):
+            raise OptionError(problem("full is wrong", got=repr(full), expected=" | ".join(get_args(Full)), remedy=""))
+        if timeout_s is not None and not is_seconds(timeout_s):
+            expected = "None, or seconds from 0 to 3600"
+            raise OptionError(problem("timeout_s is wrong", got=repr(timeout_s), expected=expected, remedy=""))
+        job = Job(_one(source, "submit"), *self.thresholds(conf, iou), whole=False)
+        return self._lane("throughput").batcher.submit(job, priority=priority, timeout_s=timeout_s, full=full)
 
     @overload
     def predict(  # type: ignore[overload-overlap] # str and bytes are iterables too, but one picture here
@@ -183,19 +279,9 @@ class Model:
         path may also be a folder or a glob. conf: keep what scores above it (0…1). iou: NMS threshold (0…1), None
         for the model's own. Raises ImageError at a picture that cannot be read; `stream` reports it and goes on.
         """
-        if is_single(source):
-            (picture,) = pictures(source)
-            return self._predict_one(picture, self._thresholds(conf, iou))
-        if isinstance(source, (str, PathLike)):
-            raise SourceError(
-                problem(
-                    "predict takes one picture, or a list",
-                    got=f"the folder or glob {source}",
-                    expected="a file, or a list of sources",
-                    remedy=f"predict([{str(source)!r}]) goes through it, one result at a time.",
-                )
-            )
-        return _each(self.stream(source, conf=conf, iou=iou))
+        if is_single(source) or isinstance(source, (str, PathLike)):
+            return self._predict_one(_one(source, "predict"), conf, iou)
+        return _each(self.stream(cast("Iterable[Single]", source), conf=conf, iou=iou))
 
     def stream(
         self,
@@ -215,119 +301,92 @@ class Model:
         self, items: Iterable[Picture], *, conf: float = CONFIDENCE, iou: float | None = None
     ) -> Generator[Prediction, None, None]:
         """`stream` over pictures that are already listed (`eyas.source.pictures`)."""
-        return self._stream(items, self._thresholds(conf, iou))
+        return self._stream(items, *self.thresholds(conf, iou))
 
-    def _stream(self, items: Iterable[Picture], limits: NDArray[np.float32]) -> Generator[Prediction, None, None]:
-        engine = self.engine("throughput")
-        workers = engine.parallel + 1
-        slots = threading.local()
-        waiting: deque[Future[list[Prediction]]] = deque()
-        with ThreadPoolExecutor(workers, thread_name_prefix="eyas") as pool:
-            try:
-                for group in _groups(items, self._spec.batch[1]):
-                    waiting.append(pool.submit(self._job, engine, group, limits, slots))
-                    while waiting and (waiting[0].done() or len(waiting) >= 2 * workers):
-                        yield from waiting.popleft().result()
-                while waiting:
-                    yield from waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
-
-    def _predict_one(self, picture: Picture, limits: NDArray[np.float32]) -> Result:
-        (prediction,) = self._job(self.engine("latency"), [picture], limits, threading.local())
-        return _result(prediction)
-
-    def _job(
-        self, engine: Engine, group: Sequence[Picture], limits: NDArray[np.float32], slots: threading.local
-    ) -> list[Prediction]:
-        """Everything for one group of pictures. slots: where this thread keeps its input buffer between jobs."""
-        if not hasattr(slots, "images"):
-            slots.images = np.empty((max(len(group), self._spec.batch[1]), *self.card.input_size, 3), np.uint8)
-        done: list[Prediction] = []
-        boxes: list[Letterbox] = []
-        for picture in group:
-            try:
-                frame = picture.load()
-            except EyasError as error:
-                done.append(Prediction(picture.source_id, error=error))
-                continue
-            boxes.append(prepare(frame.image, self.card, slots.images[len(boxes)]))
-            done.append(Prediction(picture.source_id, frame))
-        if not boxes:
-            return done
-        outputs = self._infer(engine, slots.images[: len(boxes)], np.repeat(limits, len(boxes), axis=0))
-        conf, iou = limits[0].tolist()
-        if any(is_full(outputs, i, conf) for i in range(len(boxes))):
-            self._say_full()
-        results = iter([result_of(self.card, self._head, outputs, i, box, iou) for i, box in enumerate(boxes)])
-        return [p if p.error else replace(p, result=next(results)) for p in done]
-
-    def _infer(self, engine: Engine, images: Image, limits: NDArray[np.float32]) -> Outputs:
-        """One call that `close` waits for; none begins on a closed model, whose engine could hang or crash."""
-        with self._idle:
-            self._check_open()
-            self._running += 1
+    def _stream(self, items: Iterable[Picture], conf: float, iou: float) -> Generator[Prediction, None, None]:
+        lane = self._lane("throughput")
+        going: deque[tuple[str, Pending[Prediction]]] = deque()
         try:
-            feeds: Feeds = {IMAGES: images, THRESHOLDS: limits}
-            return engine.infer({name: feeds[name] for name in self._inputs})
+            for picture in trace.each("source", items):
+                job = Job(picture, conf, iou, whole=True)
+                going.append((picture.source_id, lane.batcher.submit(job, linger_s=BULK_LINGER_S, full="block")))
+                if going[0][1].done() or len(going) >= lane.ahead:  # one at most: the caller may take its time with it
+                    yield _prediction(*going.popleft())
+            lane.batcher.hurry()
+            while going:
+                yield _prediction(*going.popleft())
         finally:
-            with self._idle:
-                self._running -= 1
-                self._idle.notify_all()
+            for _, future in going:
+                future.cancel()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EyasError("the model is closed: load it again, or keep it open (`with eyas.load(…) as model`)")
+    def _predict_one(self, picture: Picture, conf: float, iou: float | None) -> Result:
+        job = Job(picture, *self.thresholds(conf, iou), whole=False)
+        return cast("Result", self._lane("latency").batcher.call(job))
 
-    def _say_full(self) -> None:
-        """Once a model. Evaluation takes every class of every cell down to scores that mean nothing: no news there."""
-        if not self._said_full and not self._head.multi_label:
-            self._said_full = True
-            log.warning(
-                "a picture has more than %d candidates; the weakest were left out: raise --max-det or --conf",
-                self._head.max_candidates,
-            )
-
-    def _thresholds(self, conf: float, iou: float | None) -> NDArray[np.float32]:
+    def thresholds(self, conf: float, iou: float | None = None) -> tuple[float, float]:
+        """Both, checked; the card's iou where none is given. Raises OptionError."""
         values = {"conf": conf, "iou": self.card.iou if iou is None else iou}
         for name, value in values.items():
             if not isinstance(value, (int, float, np.integer, np.floating)) or not 0 <= value <= 1:
                 raise OptionError(problem(f"{name} is out of range", got=value, expected="a number 0 to 1", remedy=""))
-        return np.array([list(values.values())], np.float32)
+        return float(values["conf"]), float(values["iou"])
 
-    def close(self) -> None:
-        """Free the engines; calls under way finish first, and a stream that goes on raises EyasError."""
-        with self._idle:
-            self._closed = True
-            self._idle.wait_for(lambda: not self._running)
+    def close(self, *, drain: bool = True) -> None:
+        """End the threads and free the engines; what was submitted is finished first, or cancelled (drain=False).
+
+        Afterwards a stream that goes on raises EyasError. Not to be called from a future's callback.
+        """
         with self._lock:
-            while self._engines:
-                self._engines.popitem()[1].close()
+            self._closed = True
+        _close_all(self._lanes, self._spare, drain)
 
     def __enter__(self) -> Model:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(drain=kind is None)
+
+    def __reduce__(self) -> Any:
+        remedy = "Send the model's name or path instead, and call eyas.load in each process."
+        raise TypeError(problem("a model cannot be sent to another process", got=self, expected="", remedy=remedy))
+
+
+def _close_all(lanes: dict[Hint, _Lane], spare: list[Engine], drain: bool) -> None:
+    """Close every lane, and an engine that was never used."""
+    while spare:
+        spare.pop().close()
+    while lanes:
+        lanes.popitem()[1].close(drain)
+
+
+def _one(source: Any, verb: str) -> Picture:
+    """The one picture that a source names. Raises SourceError for a folder, a glob or a list."""
+    if not is_single(source):
+        raise SourceError(
+            problem(
+                f"{verb} takes one picture",
+                got=f"the folder or glob {source}" if isinstance(source, (str, PathLike)) else type(source).__name__,
+                expected="a file, bytes, an array or a Frame",
+                remedy=f"predict([{str(source)!r}]) goes through it, one result at a time.",
+            )
+        )
+    return only_picture(source)
 
 
 def _each(predictions: Generator[Prediction, None, None]) -> Iterator[Result]:
     with closing(predictions):  # at an error too, before it is handled
         for prediction in predictions:
-            yield _result(prediction)
+            if prediction.error:
+                raise prediction.error
+            assert prediction.result is not None  # noqa: S101 - a prediction holds one or the other
+            yield prediction.result
 
 
-def _result(prediction: Prediction) -> Result:
-    if prediction.error:
-        raise prediction.error
-    assert prediction.result is not None  # noqa: S101 - a prediction holds one or the other
-    return prediction.result
-
-
-def _groups(items: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
-    rest = iter(items)
-    while group := list(islice(rest, size)):
-        yield group
+def _prediction(source_id: str, future: Pending[Prediction]) -> Prediction:
+    """What became of a picture; one that could not be read carries its error, anything else is raised."""
+    try:
+        return future.result()
+    except SourceError as error:
+        return Prediction(source_id, error=error)

@@ -2,7 +2,7 @@
 
 Nothing heavy is imported before a command runs, so that `eyas --help` is quick. Results go to standard output,
 everything said about them to standard error. Exit codes: 0 all went well; 1 some pictures failed; 2 nothing could
-be done; 130 interrupted.
+be done; 130 interrupted (Ctrl-C), 143 ended (SIGTERM).
 """
 
 from __future__ import annotations
@@ -10,12 +10,49 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from eyas import __version__
-from eyas.cli import build, cache, diff, doctor, export, faces, info, inspect, models, predict, quantize, val, verify
+from eyas.cli import (
+    bench,
+    build,
+    cache,
+    diff,
+    doctor,
+    export,
+    faces,
+    info,
+    inspect,
+    models,
+    predict,
+    quantize,
+    trace,
+    val,
+    verify,
+)
 from eyas.errors import EyasError
+
+GROUPS = (
+    predict,
+    val,
+    bench,
+    trace,
+    faces,
+    info,
+    doctor,
+    export,
+    build,
+    inspect,
+    verify,
+    cache,
+    quantize,
+    diff,
+    models,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     loudness = common.add_mutually_exclusive_group()
     loudness.add_argument("-q", "--quiet", action="store_true", help="say nothing but results and errors")
     loudness.add_argument("-v", "--verbose", action="store_true", help="say more, and show tracebacks")
-    for group in (predict, val, faces, info, doctor, export, build, inspect, verify, cache, quantize, diff, models):
+    for group in GROUPS:
         group.add(commands, common)
     return top
 
@@ -42,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(level)
     try:
-        code = int(args.run(args))
+        with _ended_by_sigterm():
+            code = int(args.run(args))
         sys.stdout.flush()
         return code
     except EyasError as error:
@@ -50,9 +88,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"eyas: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("eyas: interrupted; what was finished is kept", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:  # `eyas … | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a service manager's Ctrl-C."""
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C would, so that files are finished and threads end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,19 @@ def add_head_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_argument("--max-det", type=int, default=300, metavar="N", help="most objects a picture (default 300)")
     flags.add_argument("--classes", nargs="+", metavar="CLASS", help="only these, by name or number")
     flags.add_argument("--agnostic-nms", action="store_true", help="a box may suppress one of another class")
+
+
+def add_trace_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag of commands that can record what happens when."""
+    what = "record what happens when; eyas trace FILE shows where the time goes"
+    parser.add_argument("--trace", metavar="FILE", type=Path, help=what)
+
+
+def tracing_to(path: Path | None) -> AbstractContextManager[object]:
+    """Record the block where a file was named."""
+    from eyas.trace import tracing
+
+    return nullcontext() if path is None else tracing(path)
 
 
 def open_model(args: argparse.Namespace, hint: str | None = None) -> Model:

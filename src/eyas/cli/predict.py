@@ -12,7 +12,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eyas.cli.model import add_engine_flags, add_head_flags, add_network_flags, count, open_model
+from eyas.cli.model import (
+    add_engine_flags,
+    add_head_flags,
+    add_network_flags,
+    add_trace_flag,
+    count,
+    open_model,
+    tracing_to,
+)
 from eyas.errors import OptionError, problem
 
 if TYPE_CHECKING:
@@ -52,6 +60,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     out.add_argument("--csv", metavar="FILE", type=Path, help="one row an object, or likely class")
     add_network_flags(p)
     add_engine_flags(p)
+    add_trace_flag(p)
     p.add_argument("--max-pixels", type=count, metavar="N", help="refuse larger pictures (default 178956970)")
     p.set_defaults(run=run)
 
@@ -60,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     """Predict, show and save; 1 where a picture failed."""
     import cv2
 
+    from eyas import trace
     from eyas.imagefile import MAX_PIXELS
     from eyas.sink import SinkOptions, open_sinks
     from eyas.source import pictures
@@ -81,10 +91,11 @@ def run(args: argparse.Namespace) -> int:
         lines_show_progress = table is None and sys.stdout.isatty()
         bar = sys.stderr.isatty() and not args.quiet and not lines_show_progress and len(items) >= 2 * FEW
         try:
-            with closing(_with_progress(results, len(items)) if bar else results) as results:
+            with tracing_to(args.trace), closing(_with_progress(results, len(items)) if bar else results) as results:
                 for prediction in results:
-                    for sink in sinks:
-                        sink.write(prediction)
+                    with trace.span("sink"):
+                        for sink in sinks:
+                            sink.write(prediction)
                     if table:
                         table.add(prediction)
                     else:

@@ -1,0 +1,424 @@
+"""Many callers, one engine: requests become batches, and every caller holds a future.
+
+    submit ─► queue ─► load ─► a place in the open batch ─► run ─► future
+             bounded  └── preparer threads ───────────┘    └─ one thread for each call that may run at once
+
+What load, place and run do is the caller's affair (`Stages`; for a model, `eyas.stages`). Here is only the order of
+things: who waits for whom, which requests run together, and who may touch which memory.
+
+A batch's memory is allocated once and goes round: free → open (preparers write, each into a place
+of its own) → leaving (nobody writes) → running (the engine reads) → free. A place is given out under the lock; the
+batch runs only when every place that was given out has been filled; and it is free again only when `run` has returned,
+so that nothing can still read what the next preparer overwrites.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from eyas import trace
+from eyas.errors import EyasError, problem
+from eyas.pending import Full, Pending, QueueSpec, Request, busy, is_seconds, settle
+
+__all__ = ["CLOSED", "Batcher", "Pending", "QueueSpec", "Stages", "is_out_of_memory", "is_seconds"]
+log = logging.getLogger("eyas")
+Item = TypeVar("Item", contravariant=True)
+Out = TypeVar("Out", covariant=True)
+CLOSED = "the model is closed: load it again, or keep it open (`with eyas.load(…) as model`)"
+CANCELLED_SEEN_S = 0.05  # a full queue is searched this often for requests that were cancelled
+OUT_OF_MEMORY = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "cudaerrormemoryallocation")
+
+
+class Stages(Protocol[Item, Out]):
+    """What is done for a request. All of them are called from several threads at once."""
+
+    def ready(self, item: Item) -> bool:
+        """Whether load and place take so little that the caller's thread does them rather than a preparer's."""
+
+    def load(self, item: Item) -> Any:
+        """Fetch and decode. An exception fails this request alone."""
+
+    def memory(self, batch: int) -> Any:
+        """What a batch of so many requests needs; made once for each batch that may be under way."""
+
+    def place(self, loaded: Any, memory: Any, place: int) -> Any:
+        """Write into place number `place` of a batch's memory, and return what `run` must know of it."""
+
+    def run(
+        self, engine: int, memory: Any, places: Sequence[int], items: Sequence[Item], placed: Sequence[Any]
+    ) -> Sequence[Out | BaseException]:
+        """What came out for each item. places: where they lie, rising. Nothing in `memory` may be written over.
+
+        engine: the number of the engine to take.
+        An exception that is raised is tried again with half of them, down to one, so that it fails alone.
+        """
+
+
+class _Batch:
+    """One batch's memory and who has a place in it; see the module's head."""
+
+    __slots__ = ("leave_at", "memory", "ready", "requests")
+
+    def __init__(self, memory: Any) -> None:
+        self.memory = memory
+        self.clear()
+
+    def clear(self) -> None:
+        self.requests: list[Request] = []  # one for each place that was given out
+        self.ready = 0  # how many of these places have been filled
+        self.leave_at = float("inf")
+
+
+class Batcher(Generic[Item, Out]):
+    """The threads and the queue. Thread-safe; `close` ends the threads."""
+
+    def __init__(
+        self,
+        stages: Stages[Item, Out],
+        *,
+        batch: int = 1,
+        usual: int | None = None,
+        engines: Sequence[int] = (1,),
+        preparers: int = 1,
+        queue: QueueSpec | None = None,
+        name: str = "eyas",
+    ) -> None:
+        """batch: the most requests a call. usual: a batch of so many leaves without
+        lingering where nothing else waits. engines: for each engine, how many calls it runs side by side.
+        """
+        self._stages, self._queue = stages, queue or QueueSpec()
+        self.most, self._usual, self._pid = batch, usual or batch, os.getpid()
+        self._lock = threading.RLock()  # the garbage collector may close a lost model in a thread that holds it
+        self._work, self._room, self._space, self._leave = (threading.Condition(self._lock) for _ in range(4))
+        self._heap: list[tuple[float, int, Request]] = []  # by falling priority, then in order
+        self._count = itertools.count()
+        self._hurried = -1  # requests up to this number do not linger
+        self._searched = 0.0  # when the heap was last searched for requests that were cancelled
+        self._preparing = preparers
+        self._free = [_Batch(stages.memory(batch)) for _ in range(sum(engines) + 1)]
+        self._open: _Batch | None = None
+        self._leaving: deque[_Batch] = deque()  # every place given out; some may still be being filled
+        self._closing = self._abandoning = False  # abandoning: what does not run yet is cancelled
+        runners = [engine for engine, calls in enumerate(engines) for _ in range(calls)]
+        tasks: list[tuple[str, Callable[[], None]]] = [(f"prepare {i + 1}", self._prepare) for i in range(preparers)]
+        tasks += [(f"engine {i + 1}", partial(self._serve, engine)) for i, engine in enumerate(runners)]
+        self._threads = [threading.Thread(target=task, name=f"{name} {what}", daemon=True) for what, task in tasks]
+        for thread in self._threads:
+            thread.start()
+
+    # The caller's side
+
+    def submit(
+        self,
+        item: Item,
+        *,
+        priority: float = 0.0,
+        timeout_s: float | None = None,
+        linger_s: float | None = None,
+        full: Full | None = None,
+    ) -> Pending[Out]:
+        """Queue a request. Higher priorities go first, equal ones in order; linger_s, full: the queue's unless given.
+
+        timeout_s: fail with DeadlineError where no engine has begun on it by then; it lingers for half of that at most.
+        Raises BusyError where the queue is full and the rule is "fail", where the rule is "drop-oldest" and all that
+        wait may not be dropped or matter more, and where a callback would have to wait for room; DeadlineError where
+        it waited for room until its deadline; EyasError on a closed batcher, or in a process forked from its own.
+        """
+        self._check_process()
+        linger_s = self._queue.linger_s if linger_s is None else linger_s
+        deadline = None
+        if timeout_s is not None:
+            deadline, linger_s = time.monotonic() + timeout_s, min(linger_s, timeout_s / 2)
+        request = Request(item, priority, deadline, linger_s, full or self._queue.full)
+        dropped = None
+        ready = self._stages.ready(item)
+        with self._lock:
+            room = not (self._heap or self._closing) and (self._open or self._free)
+            at_once = ready and room and threading.current_thread() not in self._threads
+            if at_once:
+                request.number = next(self._count)
+                self._preparing += 1
+        if at_once:
+            self._bring_here(request)
+            return request.future
+        with self._lock:
+            if len(self._heap) >= self._queue.capacity:
+                dropped = self._make_room(request)
+            if self._closing:
+                raise EyasError(CLOSED)
+            request.number = next(self._count)
+            heapq.heappush(self._heap, (-priority, request.number, request))
+            self._work.notify()
+        if dropped:
+            settle(dropped.future, busy("a newer request took the place of this one", self._queue.capacity))
+        return request.future
+
+    def call(self, item: Item) -> Out:
+        """What `submit(item).result()` gives, on the caller's own thread where nothing else is under way: sooner."""
+        self._check_process()
+        with self._lock:
+            idle = not (self._heap or self._open or self._leaving or self._closing) and len(self._free) > 1
+            batch = self._free.pop() if idle else None
+            self._preparing += idle
+        if batch is None:
+            future = self.submit(item, linger_s=0.0, full="block")
+            try:
+                return future.result()
+            finally:
+                future.cancel()  # where the waiting was interrupted; a finished one does not mind
+        try:
+            placed = self._stages.place(self._stages.load(item), batch.memory, 0)
+            (outcome,) = self._stages.run(0, batch.memory, [0], [item], [placed])
+        finally:
+            with self._lock:
+                self._free.append(batch)
+                self._space.notify(self.most)
+            self._prepared()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def hurry(self) -> None:
+        """Nothing more comes soon: what has been submitted so far does not linger."""
+        self._check_process()
+        with self._lock:
+            self._hurry()
+
+    def close(self, drain: bool = True) -> None:
+        """Refuse new requests, finish those that wait (or cancel them), end the threads.
+
+        From a callback it only says so: the threads end when they have finished.
+        """
+        if os.getpid() != self._pid:
+            return  # the threads did not come along
+        with self._lock:
+            self._closing, self._abandoning = True, self._abandoning or not drain
+            batches = [*self._leaving, *([self._open] if self._open else [])]
+            waiting = [] if drain else [*(r for *_, r in self._heap), *(r for b in batches for r in b.requests)]
+            self._hurry()
+            for condition in (self._work, self._room, self._space, self._leave):
+                condition.notify_all()
+        for request in waiting:
+            request.cancel()
+        if threading.current_thread() not in self._threads:
+            for thread in self._threads:
+                thread.join()
+            with self._lock:
+                while self._preparing:  # callers' threads
+                    self._leave.wait()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            what, got = "this process was forked from the one that runs the model", "a model whose threads stayed there"
+            remedy = "Call eyas.load in each process."
+            raise EyasError(problem(what, got=got, expected="a model of its own", remedy=remedy))
+
+    def _make_room(self, new: Request) -> Request | None:
+        """Wait until the queue has room for a request, or drop another by its rule, and return that. Holds the lock."""
+        while not self._closing and len(self._heap) >= self._queue.capacity:
+            if time.monotonic() - self._searched >= CANCELLED_SEEN_S:
+                self._heap = [entry for entry in self._heap if not entry[2].cancelled()]
+                heapq.heapify(self._heap)
+                self._searched = time.monotonic()
+            elif error := new.late():
+                raise error
+            elif new.full == "block" and threading.current_thread() not in self._threads:
+                self._room.wait(CANCELLED_SEEN_S)
+            else:
+                droppable = (e for e in self._heap if e[2].full == "drop-oldest" and e[2].priority <= new.priority)
+                oldest = min(droppable, key=lambda entry: (-entry[0], entry[1]), default=None)
+                if new.full != "drop-oldest" or not oldest:
+                    raise busy("the queue is full", self._queue.capacity)
+                self._heap.remove(oldest)
+                heapq.heapify(self._heap)
+                return oldest[2]
+        return None
+
+    def _hurry(self) -> None:
+        self._hurried = next(self._count)
+        if self._open:
+            self._open.leave_at = 0.0
+        self._leave.notify()
+
+    # Preparer threads
+
+    def _prepare(self) -> None:
+        while request := self._next_request():
+            try:
+                self._bring(request)
+            except BaseException as error:  # the threads outlive whatever a request brings
+                settle(request.future, error)
+            del request  # no result is kept alive while there is nothing to do
+        self._prepared()
+
+    def _bring_here(self, request: Request) -> None:
+        """`_bring` on the caller's thread."""
+        try:
+            self._bring(request)
+        except BaseException as error:
+            settle(request.future, error)
+        finally:
+            self._prepared()
+
+    def _prepared(self) -> None:
+        """One fewer who may still bring something."""
+        with self._lock:
+            self._preparing -= 1
+            if self._closing:
+                self._leave.notify_all()
+
+    def _next_request(self) -> Request | None:
+        """The most urgent request, when there is one; None at the end."""
+        with self._lock:
+            while not self._heap:
+                if self._closing:
+                    return None
+                self._work.wait()
+            request = heapq.heappop(self._heap)[2]
+            if len(self._heap) == self._queue.capacity * 3 // 4:  # who waits for room then adds several at a time
+                self._room.notify(self._queue.capacity - len(self._heap))
+            return request
+
+    def _bring(self, request: Request) -> None:
+        """Load a request's item and write it into a place of a batch. What goes wrong before that is raised."""
+        begin, record = trace.clock(), trace.current
+        name = str(request.item) if record else ""
+        if record:
+            record.wait("queued", request.submitted, picture=name)
+        if request.cancelled():
+            return
+        if error := request.late():
+            raise error
+        loaded = self._stages.load(request.item)
+        if record:
+            record.add("decode", begin, picture=name)
+            begin = trace.clock()
+        batch, place = self._take_place(request)
+        try:
+            if record:
+                record.add("place", begin)
+                begin = trace.clock()
+            request.placed = self._stages.place(loaded, batch.memory, place)
+            if record:
+                record.add("letterbox", begin, picture=name)
+        except BaseException as error:
+            request.placed = error
+        self._placed(batch, request)
+
+    def _take_place(self, request: Request) -> tuple[_Batch, int]:
+        """A place in the open batch, for the preparer alone to write to; waits for one."""
+        with self._lock:
+            while not self._open and not self._free:
+                self._space.wait()
+            batch = self._open = self._open or self._free.pop()
+            place = len(batch.requests)
+            batch.requests.append(request)
+            if len(batch.requests) >= self.most:
+                self._leaving.append(batch)
+                self._open = None
+            return batch, place
+
+    def _placed(self, batch: _Batch, request: Request) -> None:
+        """One more place is filled; wake an engine's thread if that is news for it."""
+        with self._lock:
+            batch.ready += 1
+            linger_s = 0.0 if request.number <= self._hurried else request.linger_s
+            leave_at = time.monotonic() + linger_s if linger_s else 0.0
+            sooner = leave_at < batch.leave_at
+            batch.leave_at = min(batch.leave_at, leave_at)
+            if sooner or self._may_leave(batch):
+                self._leave.notify()
+
+    def _may_leave(self, batch: _Batch) -> bool:
+        """Whether all of its places that were given out are filled, and it waits for no more. Holds the lock."""
+        if batch.ready < len(batch.requests):
+            return False
+        usual = batch.ready >= self._usual and not self._heap
+        return usual or batch is not self._open or batch.leave_at <= time.monotonic()
+
+    # Engine threads
+
+    def _serve(self, engine: int) -> None:
+        while batch := self._next_batch():
+            self._run(engine, batch)
+            with self._lock:
+                batch.clear()
+                self._free.append(batch)
+                self._space.notify(self.most)
+
+    def _next_batch(self) -> _Batch | None:
+        """The next batch that may run, when there is one; None at the end."""
+        with self._lock:
+            while True:
+                for full in self._leaving:
+                    if self._may_leave(full):
+                        self._leaving.remove(full)
+                        self._leave.notify()  # another thread minds the open batch's time
+                        return full
+                wait_s = None
+                if batch := self._open:
+                    if self._may_leave(batch):
+                        self._open = None
+                        return batch
+                    wait_s = min(batch.leave_at - time.monotonic(), threading.TIMEOUT_MAX)
+                if self._closing and not (self._preparing or self._open or self._leaving):
+                    return None
+                self._leave.wait(wait_s if wait_s and wait_s > 0 else None)
+
+    def _run(self, engine: int, batch: _Batch) -> None:
+        """Run what is still wanted of a batch, and settle its futures."""
+        going: list[Request] = []
+        places: list[int] = []
+        for place, request in enumerate(batch.requests):
+            if self._abandoning:
+                request.cancel()  # one that was being prepared then
+            error = request.placed if isinstance(request.placed, BaseException) else request.late()
+            if error is not None:
+                settle(request.future, error)
+            elif request.future.set_running_or_notify_cancel():
+                going.append(request)
+                places.append(place)
+        for request, outcome in zip(going, self._outcomes(engine, batch.memory, places, going), strict=True):
+            settle(request.future, outcome)
+
+    def _outcomes(self, engine: int, memory: Any, places: Sequence[int], requests: Sequence[Request]) -> Sequence[Any]:
+        """What came out for each request; what fails together is tried apart."""
+        count = len(requests)
+        if not count:
+            return []
+        if count <= self.most:
+            try:
+                items, placed = [r.item for r in requests], [r.placed for r in requests]
+                outcomes = self._stages.run(engine, memory, places, items, placed)
+                return [outcome for _, outcome in zip(items, outcomes, strict=True)]
+            except BaseException as error:
+                if count == 1:
+                    return [error]
+                self._learn_from(error, count)
+        half = (count + 1) // 2
+        parts = (places[:half], requests[:half]), (places[half:], requests[half:])
+        return [outcome for part in parts for outcome in self._outcomes(engine, memory, *part)]
+
+    def _learn_from(self, error: BaseException, count: int) -> None:
+        """Keep batches smaller than one for which there was no memory."""
+        if is_out_of_memory(error) and self.most > count // 2:
+            with self._lock:
+                self.most = max(1, count // 2)
+                self._usual = min(self._usual, self.most)
+            log.warning("no memory for %d pictures at once (%s); from now on at most %d", count, error, self.most)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a runtime's exception says that memory is used up; each has its own type and words for it."""
+    text = "".join(traceback.format_exception_only(error)).lower()  # also of one that cannot be printed
+    return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)

@@ -1,0 +1,115 @@
+"""How requests wait, and one of them: what it asks for, the future that its caller holds, and how that is settled.
+
+`eyas.batching` says when all this happens.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+from eyas import trace
+from eyas.errors import BusyError, DeadlineError, OptionError, problem
+
+log = logging.getLogger("eyas")
+Full = Literal["block", "fail", "drop-oldest"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """How requests wait for a model.
+
+    capacity: the most that wait, not counting those already being prepared. full: what happens to one more: "block"
+    (submit waits for room), "fail" (submit raises BusyError), "drop-oldest" (the request that has waited longest among
+    the least important fails with BusyError; for live sources). linger_s: how long a batch that is not full waits for
+    more; 0 is greedy: what is there runs as soon as the engine is free.
+    """
+
+    capacity: int = 256
+    full: Full = "block"
+    linger_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        wrong = {
+            "capacity": None if isinstance(self.capacity, int) and self.capacity >= 1 else "a whole number from 1",
+            "full": None if self.full in get_args(Full) else " | ".join(get_args(Full)),
+            "linger_s": None if is_seconds(self.linger_s) else "a number of seconds, 0 to 3600",
+        }
+        for name, expected in wrong.items():
+            if expected:
+                got = repr(getattr(self, name))
+                raise OptionError(problem(f"the queue's {name} is wrong", got=got, expected=expected, remedy=""))
+
+
+def is_seconds(value: object) -> bool:
+    """Whether it is a length of time that a program could mean, in seconds."""
+    return isinstance(value, (int, float)) and 0 <= value <= 3600
+
+
+class Pending(Future[T]):
+    """A result to come. Wait with `result(timeout)`, or `await` it in a coroutine; `cancel` works until it runs.
+
+    Callbacks run on the model's threads: they must be short and must not wait for another result of the same model.
+    """
+
+    def __await__(self) -> Generator[Any, None, T]:
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
+
+
+class Request:
+    """What one call of submit asks for. Who holds it last settles its future, once."""
+
+    __slots__ = ("deadline", "full", "future", "item", "linger_s", "number", "placed", "priority", "submitted")
+
+    def __init__(self, item: Any, priority: float, deadline: float | None, linger_s: float, full: Full) -> None:
+        self.item, self.priority, self.deadline, self.linger_s, self.full = item, priority, deadline, linger_s, full
+        self.future: Pending[Any] = Pending()
+        self.submitted = trace.clock()
+        self.number = -1  # its place in the order of all requests
+        self.placed: Any = None  # what `place` gave, or the exception that came instead
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled; who waits for several (`concurrent.futures.wait`) hears of it only now. Drop it."""
+        return self.future.cancelled() and not self.future.set_running_or_notify_cancel()
+
+    def cancel(self) -> None:
+        """Cancel it unless it runs, whatever a callback raises then."""
+        try:
+            self.future.cancel()
+        except BaseException:
+            log.exception("a callback of a cancelled result failed")
+
+    def late(self) -> DeadlineError | None:
+        """What is wrong with one whose time is over."""
+        late_s = 0.0 if self.deadline is None else time.monotonic() - self.deadline
+        if late_s <= 0:
+            return None
+        got, remedy = f"{late_s * 1e3:.0f} ms after its deadline", "Allow more time, or send fewer requests."
+        message = problem("the request came too late", got=got, expected="a free engine before it", remedy=remedy)
+        return DeadlineError(message)
+
+
+def settle(future: Pending[Any], outcome: Any) -> None:
+    """Give the future its result or exception. Never raises: its callbacks are no concern of the thread."""
+    try:
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+    except InvalidStateError:  # it was cancelled in the meantime
+        future.set_running_or_notify_cancel()
+    except BaseException:  # SystemExit from a callback, for one; a mere Exception is logged by Future itself
+        log.exception("a callback of a result failed")
+
+
+def busy(what: str, capacity: int) -> BusyError:
+    """The error of a request for which the queue has no room."""
+    remedy = "Send fewer requests, allow more to wait (QueueSpec.capacity), or let submit wait (full='block')."
+    return BusyError(problem(what, got=f"{capacity} waiting already", expected="fewer", remedy=remedy))
