@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import eyas
+from eyas.batching import Pending
 from eyas.errors import DataError, EyasError, ImageError, OptionError, SinkError, SourceError
 from eyas.faces import Gallery, Match, Recogniser, align
 from eyas.faces import gallery as gallery_module
@@ -58,8 +59,11 @@ class FakeModel:
         finally:
             self.finished += 1
 
-    def predict(self, sources: Iterable[Image]) -> Iterable[Any]:
-        return [p.result for p in self.stream(sources)]
+    def submit(self, source: Image, *, conf: float = 0.25, full: str = "block") -> Pending[Any]:
+        (prediction,) = self.stream([source], conf=conf)
+        future: Pending[Any] = Pending()
+        future.set_result(prediction.result)
+        return future
 
     def __enter__(self) -> FakeModel:
         return self

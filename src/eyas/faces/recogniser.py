@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 
+from eyas.cascading import Crop, Join, cascade
 from eyas.errors import DataError, OptionError, SourceError, problem
-from eyas.faces.align import align
+from eyas.faces.align import SIDE, align
 from eyas.predictor import Model, Single
-from eyas.results import Detections, Embedding, Prediction
+from eyas.results import Detections, Embedding, Floats, Prediction, Result
 from eyas.source import is_single
-from eyas.types import Image
+from eyas.types import Frame, Image
 
 CONFIDENCE = 0.5
 
@@ -40,12 +40,8 @@ class Recogniser:
 
         conf: of the detector, 0…1. Raises OptionError where the detector's key points are not five.
         """
-        with closing(self.detector.stream(sources, conf=conf)) as predictions:
-            for prediction in predictions:
-                if prediction.frame is None or prediction.detections is None:
-                    yield prediction
-                else:
-                    yield replace(prediction, result=self._embedded(prediction.frame.image, prediction.detections))
+        faces = _checked(self.detector.stream(sources, conf=conf))
+        return cascade(faces, self.embedder, *face_vectors(self.embedder.card.input_size[0]))
 
     def embed(self, source: Single, *, conf: float = CONFIDENCE) -> Embedding:
         """The vector of the largest face of one picture. Raises DataError where there is none, or ImageError."""
@@ -60,21 +56,52 @@ class Recogniser:
             raise no_face(prediction.source_id, conf)
         return Embedding(faces.embedding[largest(faces)])
 
-    def _embedded(self, image: Image, faces: Detections) -> Detections:
-        if faces.keypoints is None or faces.keypoints.shape[1] != 5:
-            raise OptionError(
-                problem(
-                    "the detector's key points are not a face's",
-                    got=f"{0 if faces.keypoints is None else faces.keypoints.shape[1]} points an object",
-                    expected="5: eyes, nose, corners of the mouth",
-                    remedy="Take a face detector (scrfd, retinaface, yunet).",
-                )
+
+def face_vectors(size: int = SIDE) -> tuple[Crop, Join]:
+    """`crop` and `join` for `eyas.cascading`: faces turned upright, and their vectors as `embedding` float32 [N, D].
+
+    size: the side of the embedder's input, in pixels. In the stream they raise OptionError where the objects have not
+    five key points, where these are not a face's, and where the second model gives no vectors.
+    """
+
+    def crop(frame: Frame, faces: Detections) -> list[Image]:
+        return [align(frame.image, points, size) for points in _five_points(faces)]
+
+    def join(faces: Detections, results: list[Result]) -> Detections:
+        return replace(faces, embedding=np.stack([_vector(result) for result in results]))
+
+    return crop, join
+
+
+def _checked(predictions: Generator[Prediction, None, None]) -> Generator[Prediction, None, None]:
+    """The same, once it is sure that they are of faces: also where a picture has none."""
+    with closing(predictions):
+        for prediction in predictions:
+            if prediction.detections is not None:
+                _five_points(prediction.detections)
+            yield prediction
+
+
+def _five_points(faces: Detections) -> Floats:
+    """The key points [N, 5, 3]. Raises OptionError where there are not five an object."""
+    count = 0 if faces.keypoints is None else faces.keypoints.shape[1]
+    if faces.keypoints is None or count != 5:
+        raise OptionError(
+            problem(
+                "the detector's key points are not a face's",
+                got=f"{count} points an object",
+                expected="5: eyes, nose, corners of the mouth",
+                remedy="Take a face detector (scrfd, retinaface, yunet).",
             )
-        if not len(faces):
-            return faces
-        crops = [align(image, points, self.embedder.card.input_size[0]) for points in faces.keypoints]
-        vectors = [cast(Embedding, result).vector for result in self.embedder.predict(crops)]
-        return replace(faces, embedding=np.stack(vectors))
+        )
+    return faces.keypoints
+
+
+def _vector(result: Result) -> Floats:
+    if isinstance(result, Embedding):
+        return result.vector
+    got, remedy = type(result).__name__, "`eyas info MODEL` says what a model is taken for."
+    raise OptionError(problem("the second model gives no vectors", got=got, expected="an embedder", remedy=remedy))
 
 
 def largest(faces: Detections) -> int:
