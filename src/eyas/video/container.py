@@ -1,0 +1,312 @@
+"""One opened video: libav's container (PyAV) → packets → uint8 BGR pictures with their time.
+
+A packet that cannot be decoded is counted and passed over. What libav may open is told to it here: for a local file
+that file only, and only in containers that name no other file; see docs/video.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from eyas.errors import EyasError, OptionError, SourceError, problem
+from eyas.extras import need
+from eyas.types import Image
+from eyas.video.frames import VideoStats
+from eyas.video.target import Target
+from eyas.video.web import Reach, Web
+
+# Containers and raw streams that hold the video themselves: no playlists (hls, concat, dash), no descriptions (sdp).
+CONTAINERS = (
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,nut,mxf,gxf,dv,wtv,rm,gif,apng,mjpeg,mpjpeg,h264,hevc,vvc,obu,"
+    "av1,ivf,m4v,h263,vc1,yuv4mpegpipe,dhav,nuv,dirac,rawvideo"
+)
+# Nothing in these says when a picture is shown.
+CLOCKLESS = frozenset(["mjpeg", "mpjpeg", "rawvideo", "h264", "hevc", "vvc", "obu", "av1", "m4v", "h263", "vc1"])
+_STREAM_FORMATS = {"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv", "udp": "mpegts", "rtp": "rtp"}
+_LIVE_OPTIONS = {"analyzeduration": "1000000", "fpsprobesize": "0"}
+_MOST_ERRORS = 64  # so many reads that fail one after the other end a video
+
+
+PYAV = 17  # the oldest that works: 14 to 16 crash where options meet a format whose streams appear late (flv)
+
+
+def pyav() -> Any:
+    """PyAV. Raises EyasError where it is missing or too old."""
+    av = need("av", "video")
+    if int(av.__version__.partition(".")[0]) < PYAV:
+        expected, remedy = f"{PYAV} or newer", "pip install --upgrade 'eyas[video]'"
+        raise EyasError(problem("PyAV is too old", got=av.__version__, expected=expected, remedy=remedy))
+    return av
+
+
+@dataclass(frozen=True, slots=True)
+class RawVideo:
+    """What bytes without a header are: width and height in pixels, frames a second, libav's name of a pixel format."""
+
+    width: int
+    height: int
+    rate: float = 30.0
+    pixel_format: str = "bgr24"
+
+    def __post_init__(self) -> None:
+        if not (self.width > 0 and self.height > 0 and 0 < self.rate <= 1000):
+            expected = "a positive size, and more than 0 to 1000 frames a second"
+            raise OptionError(problem("the raw video makes no sense", got=self, expected=expected, remedy=""))
+
+
+class Connection:
+    """A video that libav reads; see `eyas.video.frames.Opened`."""
+
+    web: Web | None = None
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        timeout_s: float,
+        max_pixels: int,
+        allow_private: bool | None,
+        raw: RawVideo | None,
+        live: bool | None,
+    ) -> None:
+        """Opens; see `eyas.video.open_video`. Raises SourceError."""
+        self.target, self.max_pixels, self.timeout_s = target, max_pixels, timeout_s
+        self._av = pyav()
+        self._deadline_s = monotonic() + timeout_s
+        arguments = self._arguments(allow_private, raw, live)
+        options = arguments["options"] | {"max_pixels": str(max_pixels)}
+        try:
+            self.container = self._av.open(mode="r", **arguments | {"options": options})
+        except (self._av.FFmpegError, OSError, SourceError, ValueError) as error:
+            if self.web:
+                self.web.close()
+            raise self._explained(error) from error
+        try:
+            self.stream = self._video_stream()
+        except BaseException:
+            self.close()
+            raise
+        self.format = self.container.format.name
+        self.has_clock = self.format.split(",")[0] not in CLOCKLESS
+        multipart = self.format == "mpjpeg"
+        self.is_live = target.kind in ("camera", "stream") or (
+            target.kind == "web" and (multipart or self.container.duration is None)
+        )
+        stream, duration = self.stream, self.container.duration
+        self.rate: Fraction | None = stream.average_rate or stream.guessed_rate or None
+        self.duration_s: float | None = None if duration is None else duration / self._av.time_base
+        if stream.duration is not None and self.duration_s is not None:  # sound may last longer
+            self.duration_s = min(self.duration_s, float(stream.duration * stream.time_base))
+        self.start: Fraction | None = None if stream.start_time is None else stream.start_time * stream.time_base
+        low_delay = self.is_live if live is None else live
+        self.stream.thread_type = "SLICE" if low_delay else "AUTO"  # threads by frame hold frames back
+
+    def _arguments(self, allow_private: bool | None, raw: RawVideo | None, live: bool | None) -> dict[str, Any]:
+        """What to open, and how: the arguments of `av.open`. Raises SourceError."""
+        where, kind = self.target.where, self.target.kind
+        options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+        found: dict[str, Any] = {"file": where, "options": options}
+        if raw:
+            options |= {
+                "video_size": f"{raw.width}x{raw.height}",
+                "framerate": str(Fraction(raw.rate).limit_denominator()),
+            }
+            options |= {"pixel_format": raw.pixel_format}
+            found["format"] = "rawvideo"
+        if kind == "file":
+            self._look(where)
+            found["file"] = f"file:{where}"
+            if allow_private and _is_playlist(where):
+                options |= {
+                    "format_whitelist": f"{CONTAINERS},hls",
+                    "protocol_whitelist": "file,http,https,tcp,tls,crypto",
+                }
+        elif kind == "stdin":
+            if sys.stdin is None or sys.stdin.isatty():
+                what, remedy = "nothing comes on standard input", "Write … | eyas …"
+                raise SourceError(problem(what, got="a terminal", expected="a video's bytes", remedy=remedy))
+            found["file"] = _Pipe(sys.stdin.buffer)
+        elif kind == "camera":
+            found |= {"format": "v4l2", "options": {}, "timeout": self.timeout_s}
+        elif kind == "web":
+            self.web = Web(Reach(where, allow_private), self.timeout_s)
+            # HLS must ask us for every connection, and use none again.
+            options |= {"format_whitelist": f"{CONTAINERS},hls", "http_persistent": "0", "http_multiple": "0"}
+            options |= {"protocol_whitelist": "http,https,crypto,data"}
+            found["io_open"] = self.web.open
+        else:
+            Reach(where, allow_private)
+            scheme = where.partition(":")[0].lower()
+            found |= {"format": _STREAM_FORMATS[scheme], "timeout": self.timeout_s}
+            options |= {
+                "format_whitelist": f"{CONTAINERS},rtsp,rtp,sdp",
+                "protocol_whitelist": f"{scheme},rtp,tcp,tls,udp,rtmp",
+            }
+            options |= {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
+        if live or (live is None and kind in ("camera", "stream", "web")):
+            options |= _LIVE_OPTIONS
+        return found
+
+    def _look(self, path: str) -> None:
+        """Raise SourceError for what is known to be no video before libav is asked."""
+        with suppress(OSError):
+            if Path(path).is_file() and not Path(path).stat().st_size:
+                remedy = "Was the recording cut off?"
+                raise SourceError(problem(f"{path} is empty", got="0 bytes", expected="a video", remedy=remedy))
+
+    def _video_stream(self) -> Any:
+        attached = self._av.stream.Disposition.attached_pic  # a song's cover
+        videos = [s for s in self.container.streams.video if not s.disposition & attached and s.codec_context]
+        if not videos:
+            kinds = ", ".join(s.type for s in self.container.streams) or "no stream at all"
+            what, remedy = f"{self.target.source_id} holds no video", "Check with ffprobe what is in it."
+            raise SourceError(problem(what, got=kinds, expected="a stream of pictures", remedy=remedy))
+        best = max(videos, key=lambda s: s.width * s.height)  # the first of the largest
+        if best.width * best.height > self.max_pixels:
+            raise self._too_large(best.width, best.height)
+        best.codec_context.options = {"max_pixels": str(self.max_pixels)}
+        return best
+
+    def _too_large(self, width: int, height: int) -> SourceError:
+        what, expected = f"{self.target.source_id} is too large", f"at most {self.max_pixels} pixels a frame"
+        return SourceError(problem(what, got=f"{width} × {height}", expected=expected, remedy="Raise max_pixels."))
+
+    def _explained(self, error: Exception) -> SourceError:
+        """What libav, Python or we said when it was opened, as a SourceError."""
+        name = self.target.source_id
+        if self.web and self.web.refused:
+            return self.web.refused
+        if isinstance(error, SourceError):
+            return error
+        if self.target.kind == "file" and _is_playlist(self.target.where):
+            return SourceError(
+                problem(
+                    f"{name} is a playlist",
+                    got="a list of other files and addresses",
+                    expected="the video itself",
+                    remedy="If you trust it, allow_private=True follows it.",
+                )
+            )
+        if isinstance(error, (self._av.error.InvalidDataError, self._av.error.ArgumentError)):
+            remedy = "Is it complete? An mp4 whose recording was cut off lacks its index (moov) and cannot be read."
+            expected = "a video, in a container that eyas reads"
+            return SourceError(problem(f"{name} is no video", got="other data", expected=expected, remedy=remedy))
+        got = "nothing in time" if _timed_out(self._av, error) else getattr(error, "strerror", None) or str(error)
+        remedy = "Check that it is there, and who may read it."
+        return SourceError(problem(f"{name} cannot be opened", got=got, expected="a video", remedy=remedy))
+
+    def frames(self, tally: VideoStats) -> Generator[tuple[Image, Fraction | None], None, None]:
+        """(uint8 BGR [H, W, 3], its time on the container's clock in seconds, None where it has none), to the end.
+
+        Raises SourceError where a network source or camera stops; a file that cannot be read further just ends.
+        """
+        self.extend()
+        for packet in self._packets(tally):
+            try:
+                found = packet.decode()
+            except self._av.FFmpegError:
+                tally.broken += 1
+                found = []
+            for frame in found:
+                if frame.width * frame.height > self.max_pixels:
+                    raise self._too_large(frame.width, frame.height)
+                self.extend()
+                tally.frames += 1
+                yield upright(frame), None if frame.pts is None else frame.pts * frame.time_base
+
+    def _packets(self, tally: VideoStats) -> Iterator[Any]:
+        """The video's packets, then the one that flushes the decoder."""
+        failures = 0
+        while True:
+            try:
+                for packet in self.container.demux():
+                    failures = 0
+                    if packet.stream_index == self.stream.index:
+                        yield packet
+                    self._check_deadline()
+                break
+            except (self._av.FFmpegError, OSError, SourceError) as error:
+                if self.web and self.web.refused:
+                    raise self.web.refused from error
+                failures += 1
+                last = not isinstance(error, self._av.error.InvalidDataError) or failures >= _MOST_ERRORS
+                if last and (self.target.kind not in ("file", "stdin") or isinstance(error, SourceError)):
+                    raise self._stopped(error) from error
+                tally.broken += 1
+                if last:
+                    break
+        if self.web and self.web.refused:
+            raise self.web.refused
+
+    def _stopped(self, error: Exception) -> SourceError:
+        if isinstance(error, SourceError):
+            return error
+        timed_out = _timed_out(self._av, error)
+        got = f"nothing for {self.timeout_s:g} s" if timed_out else getattr(error, "strerror", None) or str(error)
+        what, remedy = f"{self.target.source_id} stopped", "Check the camera or server, and the network."
+        return SourceError(problem(what, got=got, expected="more frames", remedy=remedy))
+
+    def extend(self) -> None:
+        """A frame came: the time for the next one begins."""
+        self._deadline_s = monotonic() + self.timeout_s
+        if self.web:
+            self.web.extend()
+
+    def _check_deadline(self) -> None:
+        """Packets of sound may come while the picture has stopped."""
+        if self.target.kind in ("web", "stream", "camera") and monotonic() > self._deadline_s:
+            raise self._stopped(TimeoutError())
+
+    def abort(self) -> None:
+        """End a waiting read from another thread: at once over HTTP, within `timeout_s` elsewhere."""
+        if self.web:
+            self.web.abort()
+
+    def close(self) -> None:
+        """Let go of the file or connection."""
+        self.container.close()
+        if self.web:
+            self.web.close()
+
+
+def _timed_out(av: Any, error: Exception) -> bool:
+    return isinstance(error, (TimeoutError, av.error.ExitError))
+
+
+class _Pipe:
+    """Bytes that come once: only `read`, so that libav does not seek. Returns what is there, without waiting for n."""
+
+    def __init__(self, file: Any) -> None:
+        self.name = "stdin"
+        self.read: Callable[[int], bytes] = getattr(file, "read1", file.read)
+
+
+def _is_playlist(path: str) -> bool:
+    with suppress(OSError), Path(path).open("rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"#EXTM3U")
+    return False
+
+
+def upright(frame: Any) -> Image:
+    """The frame as uint8 BGR [H, W, 3], turned and mirrored as its display matrix says, to the next right angle.
+
+    The matrix (a b u; c d v; x y w) maps (p, q) to (a p + c q + x, b p + d q + y), in 16.16 fixed point (ISO/IEC
+    14496-12, 8.2.2.3), so an upright picture has a = d = 1, b = c = 0.
+    """
+    image: Image = frame.to_ndarray(format="bgr24")
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d, _, *_ = np.frombuffer(bytes(matrix), "<i4").tolist()
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
