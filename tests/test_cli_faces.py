@@ -442,6 +442,7 @@ def real(real_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tu
     return real_data / "data", flags
 
 
+@pytest.mark.slow
 def test_real_people(real: tuple[Path, list[str]], capsys: Out):
     data, flags = real
     for name, picture in {"ann": "img20.jpg", "bob": "img24.jpg"}.items():

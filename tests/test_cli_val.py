@@ -67,6 +67,7 @@ def test_tables(labels: Path, capsys: pytest.CaptureFixture[str]):
     assert small[1] == "–"  # no small object: no figure, rather than 0
 
 
+@pytest.mark.slow
 def test_saved_files(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "out" / "deep"
     assert main(["val", "nanodet", "--data", str(labels), "--save", str(out), "--json", "-q"]) == 0
@@ -81,6 +82,7 @@ def test_saved_files(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         assert cv2.imread(str(out / name)).std() > 10, name
 
 
+@pytest.mark.slow
 def test_the_worst_pictures_come_first(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     content = json.loads(labels.read_text())
     for i in range(5):  # cats that are not there
@@ -93,6 +95,7 @@ def test_the_worst_pictures_come_first(labels: Path, tmp_path: Path, capsys: pyt
     assert cv2.imread(str(tmp_path / "out" / "worst.jpg")).shape[1] >= 480
 
 
+@pytest.mark.slow
 def test_against_another_precision_and_backend(labels: Path, capsys: pytest.CaptureFixture[str]):
     command = ["val", "nanodet", "--data", str(labels), "--precision", "fp32", "--vs-backend", "onnxruntime", "-q"]
     assert main([*command, "--json"]) == 0
@@ -108,6 +111,7 @@ def test_against_another_precision_and_backend(labels: Path, capsys: pytest.Capt
     assert "B − A" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_same_against_itself_is_no_different(labels: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["val", "nanodet", "--data", str(labels), "--vs", "nanodet", "--json", "-q"]) == 0
     difference = json.loads(capsys.readouterr().out)["vs"]["difference"]

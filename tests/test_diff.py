@@ -58,6 +58,7 @@ def test_two_runtimes_in_fp32_agree(tmp_path: Path):
     assert min(layer.power for layer in result.layers) > 0
 
 
+@pytest.mark.slow
 def test_a_layer_that_was_changed_is_the_first_to_depart_by_as_much(tmp_path: Path):
     model = zoo.network("yolox")
     for node in convolutions(model)[1:]:  # not the first: stem and weights are folded together there
@@ -114,6 +115,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     return main([str(a) for a in arguments]), *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_the_command_names_the_layer_draws_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("matplotlib", reason="the extra `val` is not installed")
     model = zoo.network("yolox")

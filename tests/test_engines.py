@@ -366,6 +366,7 @@ def _wait_for(log: Path) -> None:
     assert log.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_take_turns(tmp_path: Path):
     out, log = tmp_path / "nano.plan", tmp_path / "log"
     first = _start(out, log, 1.5)
@@ -377,6 +378,7 @@ def test_two_processes_take_turns(tmp_path: Path):
     open_file(out).engine.close()
 
 
+@pytest.mark.slow
 def test_a_builder_that_is_killed_leaves_the_old_engine_and_no_lock(tmp_path: Path):
     out, log = tmp_path / "nano.plan", tmp_path / "log"
     first = _start(out, tmp_path / "log0", 0)

@@ -141,6 +141,7 @@ def zeros(model: eyas.Model, batch: int) -> dict[str, NDArray]:
     return {"images": np.zeros((batch, *size, 3), np.uint8), "thresholds": np.full((batch, 2), 0.5, np.float32)}
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_freed_is_said_once(
     real_data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):

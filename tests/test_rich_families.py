@@ -522,6 +522,7 @@ def golden(model_file: Path, picture: NDArray[np.uint8], iou: float) -> NDArray[
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("picture", "persons"), [("bus.jpg", 4), ("zidane.jpg", 2)])
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_pose_of_real_weights(real_data: Path, runtime: str, picture: str, persons: int):

@@ -111,6 +111,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     return main([str(a) for a in arguments]), *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_the_command_on_an_engine_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("onnxruntime", reason="the extra `ort` is not installed")
     engine = tmp_path / "nanodet.blob"
