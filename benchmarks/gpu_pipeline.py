@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections import deque
 from itertools import cycle, islice
@@ -130,9 +131,12 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=1.0)
     p.add_argument("--backend", default="onnxruntime")
+    p.add_argument("--switch-s", type=float, help="sys.setswitchinterval: how long a thread may keep Python's lock")
     p.add_argument("--trace", type=Path)
     p.add_argument("--out", type=Path)
     args = p.parse_args()
+    if args.switch_s:
+        sys.setswitchinterval(args.switch_s)
     device = open_device(0)
     frames = frames_of(device, args.images, 64)
     network = open_network(args.model)
@@ -155,7 +159,7 @@ def main() -> None:
             eyas_rate(model, frames, batch, 0.5)
             peer = peer_of(network, batch, frames[0].shape)
             if peer:
-                same(model, peer, frames[:batch])
+                same(model, peer, list(islice(cycle(frames), batch)))
                 peer.rate(frames, 0.3)
             rounds = []
             for _ in range(args.rounds):

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from onnx import helper
 from eyas import __version__
 from eyas.backends import candidates
 from eyas.cli import main
-from eyas.errors import ModelError
+from eyas.errors import ModelError, SinkError
 
 CHELSEA = str(SAMPLES / "chelsea.jpg")
 HEAVY = ("PIL", "cv2", "numpy", "onnx", "onnxruntime", "openvino", "rich")
@@ -599,3 +600,29 @@ def test_a_reader_that_has_enough_ends_the_run_quietly(tmp_path: Path, form: str
     assert process.stderr.read() == ""
     assert process.wait(30) == 0
     process.stderr.close()
+
+
+def test_a_sink_that_fails_ends_the_run_and_what_was_written_is_kept(
+    endless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from eyas.sink import SavePictures
+
+    writes = SavePictures.write
+    done: list[Any] = []
+
+    def fails_at_the_fifth(self: SavePictures, prediction: Any) -> None:
+        if len(done) == 4:
+            raise SinkError("the disk is full")
+        done.append(writes(self, prediction))
+
+    monkeypatch.setattr(SavePictures, "write", fails_at_the_fifth)
+    before = set(threading.enumerate())
+    table, drawn = tmp_path / "r.csv", tmp_path / "drawn"
+    code = main(["predict", str(endless), *NULL, "--save", str(drawn), "--csv", str(table), "--format", "json"])
+    assert code == 2
+    out, err = capsys.readouterr()
+    assert err.endswith("eyas: the disk is full\n")
+    assert [line["path"] for line in lines(out)] == [str(endless / f"{i}.jpg") for i in range(4)]
+    assert len(list(drawn.iterdir())) == 4
+    assert len(list(csv.DictReader(table.read_text().splitlines()))) in (4, 5)
+    assert set(threading.enumerate()) == before

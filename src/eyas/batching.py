@@ -3,8 +3,8 @@
     submit ─► queue ─► load ─► a place in the open batch ─► run ─► future
              bounded  └── preparer threads ───────────┘    └─ one thread for each call that may run at once
 
-What load, place and run do is the caller's affair (`Stages`; for a model, `eyas.stages`). Here is only the order of
-things: who waits for whom, which requests run together, and who may touch which memory.
+What load, place and run do is the caller's affair (`eyas.pending.Stages`; for a model, `eyas.stages`). Here is only
+the order of things: who waits for whom, which requests run together, and who may touch which memory.
 
 A batch's memory is allocated once and goes round: free → open (preparers write, each into a place
 of its own) → leaving (nobody writes) → running (the engine reads) → free. A place is given out under the lock; the
@@ -20,48 +20,19 @@ import logging
 import os
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 from eyas import trace
 from eyas.errors import EyasError, problem
-from eyas.pending import Full, Pending, QueueSpec, Request, busy, is_seconds, settle
+from eyas.pending import Full, Item, Out, Pending, QueueSpec, Request, Stages, busy, is_out_of_memory, settle
 
-__all__ = ["CLOSED", "Batcher", "Pending", "QueueSpec", "Stages", "is_out_of_memory", "is_seconds"]
+__all__ = ["CLOSED", "Batcher", "Pending", "QueueSpec", "Stages"]
 log = logging.getLogger("eyas")
-Item = TypeVar("Item", contravariant=True)
-Out = TypeVar("Out", covariant=True)
 CLOSED = "the model is closed: load it again, or keep it open (`with eyas.load(…) as model`)"
 CANCELLED_SEEN_S = 0.05  # a full queue is searched this often for requests that were cancelled
-OUT_OF_MEMORY = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "cudaerrormemoryallocation")
-
-
-class Stages(Protocol[Item, Out]):
-    """What is done for a request. All of them are called from several threads at once."""
-
-    def ready(self, item: Item) -> bool:
-        """Whether load and place take so little that the caller's thread does them rather than a preparer's."""
-
-    def load(self, item: Item) -> Any:
-        """Fetch and decode. An exception fails this request alone."""
-
-    def memory(self, batch: int) -> Any:
-        """What a batch of so many requests needs; made once for each batch that may be under way."""
-
-    def place(self, loaded: Any, memory: Any, place: int) -> Any:
-        """Write into place number `place` of a batch's memory, and return what `run` must know of it."""
-
-    def run(
-        self, engine: int, memory: Any, places: Sequence[int], items: Sequence[Item], placed: Sequence[Any]
-    ) -> Sequence[Out | BaseException]:
-        """What came out for each item. places: where they lie, rising. Nothing in `memory` may be written over.
-
-        engine: the number of the engine to take.
-        An exception that is raised is tried again with half of them, down to one, so that it fails alone.
-        """
 
 
 class _Batch:
@@ -177,7 +148,10 @@ class Batcher(Generic[Item, Out]):
             finally:
                 future.cancel()  # where the waiting was interrupted; a finished one does not mind
         try:
-            placed = self._stages.place(self._stages.load(item), batch.memory, 0)
+            with trace.span("decode"):
+                loaded = self._stages.load(item)
+            with trace.span("letterbox"):
+                placed = self._stages.place(loaded, batch.memory, 0)
             (outcome,) = self._stages.run(0, batch.memory, [0], [item], [placed])
         finally:
             with self._lock:
@@ -416,9 +390,3 @@ class Batcher(Generic[Item, Out]):
                 self.most = max(1, count // 2)
                 self._usual = min(self._usual, self.most)
             log.warning("no memory for %d pictures at once (%s); from now on at most %d", count, error, self.most)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a runtime's exception says that memory is used up; each has its own type and words for it."""
-    text = "".join(traceback.format_exception_only(error)).lower()  # also of one that cannot be printed
-    return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)

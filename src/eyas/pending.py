@@ -1,4 +1,4 @@
-"""How requests wait, and one of them: what it asks for, the future that its caller holds, and how that is settled.
+"""How requests wait, what is done for them, and one of them: what it asks for, the future that its caller holds.
 
 `eyas.batching` says when all this happens.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
+import traceback
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from eyas import trace
 from eyas.errors import BusyError, DeadlineError, OptionError, problem
@@ -18,6 +19,9 @@ from eyas.errors import BusyError, DeadlineError, OptionError, problem
 log = logging.getLogger("eyas")
 Full = Literal["block", "fail", "drop-oldest"]
 T = TypeVar("T")
+Item = TypeVar("Item", contravariant=True)
+Out = TypeVar("Out", covariant=True)
+OUT_OF_MEMORY = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "cudaerrormemoryallocation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,31 @@ class Pending(Future[T]):
         import asyncio
 
         return asyncio.wrap_future(self).__await__()
+
+
+class Stages(Protocol[Item, Out]):
+    """What is done for a request. All of them are called from several threads at once."""
+
+    def ready(self, item: Item) -> bool:
+        """Whether load and place take so little that the caller's thread does them rather than a preparer's."""
+
+    def load(self, item: Item) -> Any:
+        """Fetch and decode. An exception fails this request alone."""
+
+    def memory(self, batch: int) -> Any:
+        """What a batch of so many requests needs; made once for each batch that may be under way."""
+
+    def place(self, loaded: Any, memory: Any, place: int) -> Any:
+        """Write into place number `place` of a batch's memory, and return what `run` must know of it."""
+
+    def run(
+        self, engine: int, memory: Any, places: Sequence[int], items: Sequence[Item], placed: Sequence[Any]
+    ) -> Sequence[Out | BaseException]:
+        """What came out for each item. places: where they lie, rising. Nothing in `memory` may be written over.
+
+        engine: the number of the engine to take.
+        An exception that is raised is tried again with half of them, down to one, so that it fails alone.
+        """
 
 
 class Request:
@@ -113,3 +142,9 @@ def busy(what: str, capacity: int) -> BusyError:
     """The error of a request for which the queue has no room."""
     remedy = "Send fewer requests, allow more to wait (QueueSpec.capacity), or let submit wait (full='block')."
     return BusyError(problem(what, got=f"{capacity} waiting already", expected="fewer", remedy=remedy))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a runtime's exception says that memory is used up; each has its own type and words for it."""
+    text = "".join(traceback.format_exception_only(error)).lower()  # also of one that cannot be printed
+    return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)
