@@ -23,7 +23,8 @@ from eyas.nms import greedy_nms
 from eyas.outputs import Outputs
 from eyas.types import BuildSpec, Normalise
 
-RUNTIMES = ("onnxruntime", "openvino")
+# The second in the slow suite.
+RUNTIMES = ("onnxruntime", pytest.param("openvino", marks=pytest.mark.slow))
 OPSETS = (11, 13, 17, 18, 20)
 NAMES = ("ant", "bee", "cow")
 LIMITS = np.array([[0, 1], [0, 0.5], [0.3, 0.7], [0.5, 0.45], [0.6, 0.3]], np.float32)

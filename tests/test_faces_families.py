@@ -31,6 +31,7 @@ from eyas.graph.opset import raise_opset
 from eyas.results import Detections
 
 RUNTIMES = ("onnxruntime", "openvino")
+EITHER = ("onnxruntime", pytest.param("openvino", marks=pytest.mark.slow))  # the second in the slow suite
 FACES = ("retinaface", "scrfd", "yunet")
 P3, P5 = (8, 16, 32), (8, 16, 32, 64, 128)
 SIZE = (96, 160)
@@ -250,7 +251,7 @@ def test_input_sizes_come_from_the_network(name: str, size: tuple[int, int], tmp
     assert len(found) > 1
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", EITHER)
 def test_what_overflows_is_dropped(runtime: str, tmp_path: Path):
     image, path = zoo.pictures(1, SIZE)[0], tmp_path / "faces.onnx"
     boxes, _, _ = reference("retinaface", plain := retinaface(SIZE), image, 1)
@@ -266,7 +267,7 @@ def test_what_overflows_is_dropped(runtime: str, tmp_path: Path):
     assert np.isfinite(found.keypoints).all()
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", EITHER)
 @pytest.mark.parametrize("name", ["scrfd", "scrfd without points", "retinaface", "yunet"])
 def test_no_face(name: str, runtime: str, tmp_path: Path):
     path = tmp_path / "faces.onnx"

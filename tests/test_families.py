@@ -37,7 +37,8 @@ from eyas.nms import greedy_nms
 from eyas.outputs import Outputs
 from eyas.types import BuildSpec, ModelCard, Normalise
 
-RUNTIMES = ("onnxruntime", "openvino")
+# The second in the slow suite.
+RUNTIMES = ("onnxruntime", pytest.param("openvino", marks=pytest.mark.slow))
 NAMES = ("ant", "bee", "cow")
 SIZE = (96, 64)
 P5, P6 = (8, 16, 32), (8, 16, 32, 64)

@@ -16,7 +16,8 @@ from eyas.graph.head import MOST_IN_GRAPH, Cells, HeadSpec, Rows, append_head, c
 from eyas.nms import greedy_nms
 
 N, C = 24, 3
-RUNTIMES = ("onnxruntime", "openvino")
+# The second in the slow suite.
+RUNTIMES = ("onnxruntime", pytest.param("openvino", marks=pytest.mark.slow))
 
 
 def head_model(n: int, classes: int, spec: HeadSpec) -> onnx.ModelProto:

@@ -438,6 +438,28 @@ def test_what_cannot_be_decoded_after_the_engine_fails_alone(load_fake: Any, mon
         assert values(f.result(10) for f in futures) == [100, 110, 120]
 
 
+def test_a_future_keeps_its_model() -> None:
+    assert values([eyas.load("nanodet", backend="null").submit(grey(200)).result(10)]) == [200]
+
+
+def test_a_device_that_cannot_be_opened_leaves_no_engine_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[FakeEngine] = []
+
+    def open_engine(graph: Any, spec: eyas.BuildSpec) -> FakeEngine:
+        if spec.device == "gpu:1":
+            raise eyas.BackendError("no such device")
+        opened.append(FakeEngine(plain))
+        return opened[-1]
+
+    monkeypatch.setattr(null, "open_engine", open_engine)
+    with (
+        eyas.load("nanodet", backend="null", device="gpu:0,gpu:1") as model,
+        pytest.raises(eyas.BackendError, match="no such device"),
+    ):
+        model.predict(grey(1))
+    assert [engine.closed for engine in opened] == [1]
+
+
 def test_several_devices_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[str | None, FakeEngine]] = []
 

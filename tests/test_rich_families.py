@@ -32,7 +32,8 @@ from eyas.letterbox import Letterbox
 from eyas.outputs import result_of
 from eyas.types import BuildSpec, ModelCard, Normalise
 
-RUNTIMES = ("onnxruntime", "openvino")
+# The second in the slow suite.
+RUNTIMES = ("onnxruntime", pytest.param("openvino", marks=pytest.mark.slow))
 NAMES = ("ant", "bee", "cow")
 SIZE = (96, 64)
 P5 = (8, 16, 32)

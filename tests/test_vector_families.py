@@ -29,7 +29,8 @@ from eyas.imagenet import IMAGENET1000
 from eyas.results import Classification, Embedding
 from eyas.types import BuildSpec, Normalise
 
-RUNTIMES = ("onnxruntime", "openvino")
+# The second in the slow suite.
+RUNTIMES = ("onnxruntime", pytest.param("openvino", marks=pytest.mark.slow))
 Floats = NDArray[np.float32]
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 PREPARED = {  # what each kind of network wants of a BGR picture 0…255

@@ -61,6 +61,8 @@ class Pending(Future[T]):
     Callbacks run on the model's threads: they must be short and must not wait for another result of the same model.
     """
 
+    keeps: object = None  # what must live as long as the future
+
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio
 

@@ -206,12 +206,17 @@ class Model:
 
     def _open_lane(self, hint: Hint) -> _Lane:
         """One engine for each device that was named, and the threads."""
-        engines = []
-        for device in (self._spec.device or "").split(","):
-            spec = replace(self._spec, hint=hint, device=device.strip() or None)
-            recipe = Recipe(self.backend, self._backend, self._graph, self._head, spec, digest=self.digest)
-            engines.append(self._spare.pop() if self._spare else open_cached(recipe))
-            log.info("engine for %s: %s", hint, engines[-1].description)
+        engines: list[Engine] = []
+        try:
+            for device in (self._spec.device or "").split(","):
+                spec = replace(self._spec, hint=hint, device=device.strip() or None)
+                recipe = Recipe(self.backend, self._backend, self._graph, self._head, spec, digest=self.digest)
+                engines.append(self._spare.pop() if self._spare else open_cached(recipe))
+                log.info("engine for %s: %s", hint, engines[-1].description)
+        except BaseException:
+            for engine in engines:
+                engine.close()
+            raise
         stages = self._stages(engines)
         batcher: Batcher[Job, Any] = Batcher(
             stages,
@@ -258,7 +263,10 @@ class Model:
             expected = "None, or seconds from 0 to 3600"
             raise OptionError(problem("timeout_s is wrong", got=repr(timeout_s), expected=expected, remedy=""))
         job = Job(_one(source, "submit"), *self.thresholds(conf, iou), whole=False)
-        return self._lane("throughput").batcher.submit(job, priority=priority, timeout_s=timeout_s, full=full)
+        batcher = self._lane("throughput").batcher
+        future: Pending[Result] = batcher.submit(job, priority=priority, timeout_s=timeout_s, full=full)
+        future.keeps = self  # a model that only its futures remember is not closed before them
+        return future
 
     @overload
     def predict(  # type: ignore[overload-overlap] # str and bytes are iterables too, but one picture here
