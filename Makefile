@@ -20,7 +20,7 @@ test-slow: $(READY)
 # PyTorch is large, so that what needs it has an environment of its own.
 test-torch: $(TORCH)/.ready
 	$(TORCH)/bin/python -m pytest tests/test_export.py tests/test_ops.py tests/test_ops_torch.py tests/test_torch_module.py \
-	  tests/test_write_a_plug_in.py
+	  tests/test_torch_backend.py tests/test_write_a_plug_in.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
