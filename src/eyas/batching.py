@@ -64,8 +64,8 @@ class Batcher(Generic[Item, Out]):
         queue: QueueSpec | None = None,
         name: str = "eyas",
     ) -> None:
-        """batch: the most requests a call. usual: a batch of so many leaves without
-        lingering where nothing else waits. engines: for each engine, how many calls it runs side by side.
+        """batch: the most requests a call. usual: a batch of so many leaves without lingering where nothing else waits.
+        engines: for each engine, how many calls it runs side by side.
         """
         self._stages, self._queue = stages, queue or QueueSpec()
         self.most, self._usual, self._pid = batch, usual or batch, os.getpid()
@@ -120,7 +120,8 @@ class Batcher(Generic[Item, Out]):
                 request.number = next(self._count)
                 self._preparing += 1
         if at_once:
-            self._bring_here(request)
+            self._try(request)
+            self._prepared()
             return request.future
         with self._lock:
             if len(self._heap) >= self._queue.capacity:
@@ -228,21 +229,16 @@ class Batcher(Generic[Item, Out]):
 
     def _prepare(self) -> None:
         while request := self._next_request():
-            try:
-                self._bring(request)
-            except BaseException as error:  # the threads outlive whatever a request brings
-                settle(request.future, error)
+            self._try(request)
             del request  # no result is kept alive while there is nothing to do
         self._prepared()
 
-    def _bring_here(self, request: Request) -> None:
-        """`_bring` on the caller's thread."""
+    def _try(self, request: Request) -> None:
+        """`_bring`, and tell the request what goes wrong: the threads outlive whatever it brings."""
         try:
             self._bring(request)
         except BaseException as error:
             settle(request.future, error)
-        finally:
-            self._prepared()
 
     def _prepared(self) -> None:
         """One fewer who may still bring something."""

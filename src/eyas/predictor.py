@@ -29,6 +29,7 @@ from eyas.backends import Engine, choose
 from eyas.batching import CLOSED, Batcher
 from eyas.build import deploy_graph, open_network
 from eyas.card import class_ids
+from eyas.cpu import cores
 from eyas.engines.build import Recipe
 from eyas.engines.cache import open_cached
 from eyas.engines.open import is_engine, open_file
@@ -43,7 +44,7 @@ from eyas.types import BuildSpec, Frame, Image, ModelCard
 
 log = logging.getLogger("eyas")
 CONFIDENCE = 0.25
-PREPARERS = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+PREPARERS = min(16, cores())
 BULK_LINGER_S = 0.02  # how long `stream` lets a batch wait to be full: more pictures are on their way
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Hint = Literal["latency", "throughput"]

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from eyas.cpu import cores
 from eyas.errors import OptionError, problem
 from eyas.files import make_folder, write_atomically
 
@@ -73,7 +74,7 @@ class Trace:
         about = {
             "seconds": (clock() - self.start) / 1e9,
             "cpu_seconds": (time.process_time_ns() - self.cpu) / 1e9,
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": cores(),
         }
         return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": about}
 

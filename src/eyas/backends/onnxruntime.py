@@ -6,7 +6,6 @@ takes them (TensorRT's, for one); lanes=N, how many calls run side by side on a 
 
 from __future__ import annotations
 
-import os
 import tempfile
 from functools import cache
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from eyas.backends import Engine, Feeds, Fitness, check_precision, infer_in_steps
+from eyas.cpu import cores
 from eyas.cuda.device import gpus, why_missing
 from eyas.cuda.ort import GPU_PROVIDERS, in_precision, open_lanes
 from eyas.errors import BackendError, problem
@@ -71,9 +71,8 @@ def load_engine(plan: bytes, spec: BuildSpec) -> Engine:
     if _on_gpu(spec):
         return open_lanes(onnx.load_from_string(plan), spec, _checked(_chosen(spec)))
     options = ort.SessionOptions()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parallel = cores if spec.hint == "throughput" else 1
-    options.intra_op_num_threads = max(1, cores // parallel)
+    parallel = cores() if spec.hint == "throughput" else 1
+    options.intra_op_num_threads = max(1, cores() // parallel)
     session = _session(plan, spec, options)
     batch = session.get_inputs()[0].shape[0]
     return OrtEngine(session, parallel, batch if isinstance(batch, int) else None)

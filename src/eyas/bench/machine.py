@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from eyas import __version__
+from eyas import __version__, cpu
 
 QUIET = 0.1  # a load average above this share of the cores, or others' CPU share while measuring, is worth a warning
 
@@ -45,7 +45,7 @@ def about() -> dict[str, Any]:
 
 def cores(root: Path = Path("/")) -> float:
     """How many this process may use: by affinity, and by a control group's quota (cgroup v2, "cpu.max")."""
-    mine = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    mine = float(cpu.cores())
     quota, _, period = _read("sys/fs/cgroup/cpu.max", root).partition(" ")
     return min(mine, int(quota) / int(period)) if quota.isdecimal() and period.strip().isdecimal() else mine
 
