@@ -153,9 +153,9 @@ def test_nv12_frames(device: CudaDevice) -> None:
 
 def test_pinned_memory_is_known_as_such(device: CudaDevice) -> None:
     array = pinned(device, (4, 5, 3))
-    assert is_pinned(device, array)
-    assert is_pinned(device, array[1:])
-    assert not is_pinned(device, np.empty((4, 5, 3), np.uint8))
+    assert is_pinned(device, array.ctypes.data)
+    assert is_pinned(device, array[1:].ctypes.data)
+    assert not is_pinned(device, np.empty((4, 5, 3), np.uint8).ctypes.data)
     array[:] = 7
     view = array[2:]
     del array
@@ -238,6 +238,7 @@ def test_nms_is_greedy_nms(device: CudaDevice, rows: int, width: int, agnostic: 
         stream=stream,
         inputs={THRESHOLDS: arrays[2]},
         outputs={CANDIDATES: arrays[0], ORDER: arrays[1]},
+        sizes=(batch,),
         launch=lambda count: None,
     )
     nms = NmsLane(device, lane, OpenEnd(rows, width, agnostic))

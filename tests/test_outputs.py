@@ -202,10 +202,10 @@ def test_whole_pictures():
 def test_full_means_that_the_last_row_passes():
     full = outputs(some_rows(4, np.zeros((4, 0))), empty=0)
     last = float(full["detections"][1, -1, 4])
-    assert is_full(full, 1, last - 0.01)
-    assert not is_full(full, 1, last)
-    assert not is_full(outputs(some_rows(4, np.zeros((4, 0)))), 1, 0.0)
-    assert not is_full({"probabilities": np.ones((2, 3), np.float32)}, 1, 0.0)
+    assert is_full(full, [9.0, last - 0.01])
+    assert not is_full(full, [9.0, last])
+    assert not is_full(outputs(some_rows(4, np.zeros((4, 0)))), [9.0, 0.0])
+    assert not is_full({"probabilities": np.ones((2, 3), np.float32)}, [0.0, 0.0])
 
 
 def test_nothing_of_the_outputs_is_shared_or_changed():

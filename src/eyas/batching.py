@@ -27,27 +27,12 @@ from typing import Any, Generic
 
 from eyas import trace
 from eyas.errors import EyasError, problem
-from eyas.pending import Full, Item, Out, Pending, QueueSpec, Request, Stages, busy, is_out_of_memory, settle
+from eyas.pending import Batch, Full, Item, Out, Pending, QueueSpec, Request, Stages, busy, is_out_of_memory, settle
 
 __all__ = ["CLOSED", "Batcher", "Pending", "QueueSpec", "Stages"]
 log = logging.getLogger("eyas")
 CLOSED = "the model is closed: load it again, or keep it open (`with eyas.load(…) as model`)"
 CANCELLED_SEEN_S = 0.05  # a full queue is searched this often for requests that were cancelled
-
-
-class _Batch:
-    """One batch's memory and who has a place in it; see the module's head."""
-
-    __slots__ = ("leave_at", "memory", "ready", "requests")
-
-    def __init__(self, memory: Any) -> None:
-        self.memory = memory
-        self.clear()
-
-    def clear(self) -> None:
-        self.requests: list[Request] = []  # one for each place that was given out
-        self.ready = 0  # how many of these places have been filled
-        self.leave_at = float("inf")
 
 
 class Batcher(Generic[Item, Out]):
@@ -60,12 +45,14 @@ class Batcher(Generic[Item, Out]):
         batch: int = 1,
         usual: int | None = None,
         engines: Sequence[int] = (1,),
+        overlapping: bool = False,
         preparers: int = 1,
         queue: QueueSpec | None = None,
         name: str = "eyas",
     ) -> None:
         """batch: the most requests a call. usual: a batch of so many leaves without lingering where nothing else waits.
-        engines: for each engine, how many calls it runs side by side.
+        engines: for each engine, how many calls it runs side by side. overlapping: they only fill each other's gaps, as
+        on one GPU: while one runs, no batch joins it that could still become fuller.
         """
         self._stages, self._queue = stages, queue or QueueSpec()
         self.most, self._usual, self._pid = batch, usual or batch, os.getpid()
@@ -76,9 +63,12 @@ class Batcher(Generic[Item, Out]):
         self._hurried = -1  # requests up to this number do not linger
         self._searched = 0.0  # when the heap was last searched for requests that were cancelled
         self._preparing = preparers
-        self._free = [_Batch(stages.memory(batch)) for _ in range(sum(engines) + 1)]
-        self._open: _Batch | None = None
-        self._leaving: deque[_Batch] = deque()  # every place given out; some may still be being filled
+        self._pumps = 0  # preparers that go from one ready request to the next
+        self._untold = False  # whether one of them is left to see by itself what was queued
+        self._overlapping, self._running = overlapping, [0] * len(engines)
+        self._free = [Batch(stages.memory(batch)) for _ in range(sum(engines) + 1)]
+        self._open: Batch | None = None
+        self._leaving: deque[Batch] = deque()  # every place given out; some may still be being filled
         self._closing = self._abandoning = False  # abandoning: what does not run yet is cancelled
         runners = [engine for engine, calls in enumerate(engines) for _ in range(calls)]
         tasks: list[tuple[str, Callable[[], None]]] = [(f"prepare {i + 1}", self._prepare) for i in range(preparers)]
@@ -110,9 +100,9 @@ class Batcher(Generic[Item, Out]):
         deadline = None
         if timeout_s is not None:
             deadline, linger_s = time.monotonic() + timeout_s, min(linger_s, timeout_s / 2)
-        request = Request(item, priority, deadline, linger_s, full or self._queue.full)
-        dropped = None
         ready = self._stages.ready(item)
+        request = Request(item, ready, priority, deadline, linger_s, full or self._queue.full)
+        dropped = None
         with self._lock:
             room = not (self._heap or self._closing) and (self._open or self._free)
             at_once = ready and room and threading.current_thread() not in self._threads
@@ -130,7 +120,10 @@ class Batcher(Generic[Item, Out]):
                 raise EyasError(CLOSED)
             request.number = next(self._count)
             heapq.heappush(self._heap, (-priority, request.number, request))
-            self._work.notify()
+            if ready and self._pumps:
+                self._untold = True  # so short a work is not worth a second thread
+            else:
+                self._work.notify()
         if dropped:
             settle(dropped.future, busy("a newer request took the place of this one", self._queue.capacity))
         return request.future
@@ -228,8 +221,10 @@ class Batcher(Generic[Item, Out]):
     # Preparer threads
 
     def _prepare(self) -> None:
-        while request := self._next_request():
+        pumped = False
+        while request := self._next_request(pumped):
             self._try(request)
+            pumped = request.ready
             del request  # no result is kept alive while there is nothing to do
         self._prepared()
 
@@ -247,14 +242,19 @@ class Batcher(Generic[Item, Out]):
             if self._closing:
                 self._leave.notify_all()
 
-    def _next_request(self) -> Request | None:
-        """The most urgent request, when there is one; None at the end."""
+    def _next_request(self, pumped: bool) -> Request | None:
+        """The most urgent request, when there is one; None at the end. pumped: the caller's last one was ready."""
         with self._lock:
+            self._pumps -= pumped
             while not self._heap:
                 if self._closing:
                     return None
+                self._untold = False
                 self._work.wait()
             request = heapq.heappop(self._heap)[2]
+            self._pumps += request.ready
+            if self._untold and not self._pumps:  # nobody comes back soon
+                self._work.notify()
             if len(self._heap) == self._queue.capacity * 3 // 4:  # who waits for room then adds several at a time
                 self._room.notify(self._queue.capacity - len(self._heap))
             return request
@@ -285,7 +285,7 @@ class Batcher(Generic[Item, Out]):
             request.placed = error
         self._placed(batch, request)
 
-    def _take_place(self, request: Request) -> tuple[_Batch, int]:
+    def _take_place(self, request: Request) -> tuple[Batch, int]:
         """A place in the open batch, for the preparer alone to write to; waits for one."""
         with self._lock:
             while not self._open and not self._free:
@@ -298,7 +298,7 @@ class Batcher(Generic[Item, Out]):
                 self._open = None
             return batch, place
 
-    def _placed(self, batch: _Batch, request: Request) -> None:
+    def _placed(self, batch: Batch, request: Request) -> None:
         """One more place is filled; wake an engine's thread if that is news for it."""
         with self._lock:
             batch.ready += 1
@@ -306,10 +306,15 @@ class Batcher(Generic[Item, Out]):
             leave_at = time.monotonic() + linger_s if linger_s else 0.0
             sooner = leave_at < batch.leave_at
             batch.leave_at = min(batch.leave_at, leave_at)
-            if sooner or self._may_leave(batch):
-                self._leave.notify()
+            joins = batch is self._open and self._overlapping and 0 not in self._running
+            if (sooner or self._may_leave(batch)) and not joins:
+                self._tell()
 
-    def _may_leave(self, batch: _Batch) -> bool:
+    def _tell(self) -> None:
+        """Wake an engine's thread that may take what there is. Holds the lock."""
+        self._leave.notify(len(self._threads) if self._overlapping else 1)
+
+    def _may_leave(self, batch: Batch) -> bool:
         """Whether all of its places that were given out are filled, and it waits for no more. Holds the lock."""
         if batch.ready < len(batch.requests):
             return False
@@ -319,33 +324,38 @@ class Batcher(Generic[Item, Out]):
     # Engine threads
 
     def _serve(self, engine: int) -> None:
-        while batch := self._next_batch():
+        while batch := self._next_batch(engine):
             self._run(engine, batch)
             with self._lock:
+                self._running[engine] -= 1
                 batch.clear()
                 self._free.append(batch)
                 self._space.notify(self.most)
 
-    def _next_batch(self) -> _Batch | None:
+    def _next_batch(self, engine: int) -> Batch | None:
         """The next batch that may run, when there is one; None at the end."""
         with self._lock:
             while True:
                 for full in self._leaving:
                     if self._may_leave(full):
                         self._leaving.remove(full)
-                        self._leave.notify()  # another thread minds the open batch's time
+                        self._running[engine] += 1
+                        self._tell()  # another thread minds the open batch's time
                         return full
                 wait_s = None
-                if batch := self._open:
+                joins = self._overlapping and self._running[engine]
+                if (batch := self._open) and not joins:
                     if self._may_leave(batch):
                         self._open = None
+                        self._running[engine] += 1
                         return batch
                     wait_s = min(batch.leave_at - time.monotonic(), threading.TIMEOUT_MAX)
                 if self._closing and not (self._preparing or self._open or self._leaving):
+                    self._leave.notify_all()
                     return None
                 self._leave.wait(wait_s if wait_s and wait_s > 0 else None)
 
-    def _run(self, engine: int, batch: _Batch) -> None:
+    def _run(self, engine: int, batch: Batch) -> None:
         """Run what is still wanted of a batch, and settle its futures."""
         going: list[Request] = []
         places: list[int] = []

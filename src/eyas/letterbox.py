@@ -12,6 +12,7 @@ inverse exact. Sample positions are those of `cv2.resize(INTER_LINEAR)`: pixel c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -38,6 +39,7 @@ class Letterbox:
     smooth: bool = False
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def fit(
         cls, source: tuple[int, int], target: tuple[int, int], rule: Resize = "letterbox", crop: float = 1.0
     ) -> Letterbox:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,9 @@ def results_of(
 ) -> list[Result | Exception]:
     """Every image's result, or what went wrong with it: as `result_of`, with the arithmetic of a batch done at once."""
     if "detections" in outputs:
-        most = int(outputs["count"].max(initial=0))
-        rows: Floats = outputs["detections"][:, :most]
-        if card.task in ("detect", "pose") and outputs["converged"].all() and np.isfinite(rows).all():
+        rows: Floats = outputs["detections"][:, : max(outputs["count"].tolist(), default=0)]
+        finite = np.logical_and.reduce(np.isfinite(rows), axis=None)
+        if card.task in ("detect", "pose") and finite and all(outputs["converged"].tolist()):
             return list(_finished(card, outputs, rows, boxes))
     found: list[Result | Exception] = []
     for i, (box, iou) in enumerate(zip(boxes, ious, strict=True)):
@@ -53,19 +54,30 @@ def results_of(
 
 def _finished(card: ModelCard, outputs: Outputs, rows: Floats, boxes: Sequence[Letterbox]) -> Iterator[Detections]:
     """Results of rows that are finite, suppressed, and in order: what nearly every batch is."""
-    values = [(b.offset[::-1], b.scale[::-1], b.window[1::-1], b.source[::-1]) for b in boxes]
-    offset, scale, start, size = np.array(values, np.float64).transpose(1, 0, 2)[:, :, None, None]
-    corners = rows[..., :4].astype(np.float64).reshape(*rows.shape[:2], 2, 2)
-    xyxy = ((corners - offset) / scale + start).clip(0, size).astype(np.float32).reshape(*rows.shape[:2], 4)
+    offset, scale, start, size = np.array([_map(b) for b in boxes]).transpose(1, 0, 2)[:, :, None]
+    at = rows[..., :4].astype(np.float64)
+    at -= offset
+    at /= scale
+    at += start
+    np.maximum(at, 0, out=at)
+    np.minimum(at, size, out=at)
+    xyxy = at.astype(np.float32)
     confidence, class_id = rows[..., 4].copy(), rows[..., 5].astype(np.int64)
     for i, (n, box) in enumerate(zip(outputs["count"].tolist(), boxes, strict=True)):
         found = Detections(xyxy[i, :n], confidence[i, :n], class_id[i, :n], card.names)
         yield _EXTRAS[card.task](found, rows[i, :n], outputs, i, box) if card.task in _EXTRAS else found
 
 
-def is_full(outputs: Outputs, i: int, confidence: float) -> bool:
-    """Whether every row holds a candidate, so that weaker ones may have been left out."""
-    return "detections" in outputs and bool(outputs["detections"][i, -1, 4] > confidence)
+@lru_cache(maxsize=1024)
+def _map(box: Letterbox) -> NDArray[np.float64]:
+    """`Letterbox.boxes_to_source` in numbers, each twice: [offset, scale, start, size][x, y, x, y]."""
+    return np.array([box.offset[::-1] * 2, box.scale[::-1] * 2, box.window[1::-1] * 2, box.source[::-1] * 2])
+
+
+def is_full(outputs: Outputs, confidences: Sequence[float]) -> bool:
+    """Whether every row of some image holds a candidate, so that weaker ones may have been left out."""
+    last = outputs["detections"][:, -1, 4].tolist() if "detections" in outputs else []
+    return any(score > confidence for score, confidence in zip(last, confidences, strict=False))
 
 
 def _final_rows(outputs: Outputs, i: int, iou: float, agnostic: bool, rotated: bool) -> Floats:

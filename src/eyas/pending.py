@@ -97,10 +97,13 @@ class Stages(Protocol[Item, Out]):
 class Request:
     """What one call of submit asks for. Who holds it last settles its future, once."""
 
-    __slots__ = ("deadline", "full", "future", "item", "linger_s", "number", "placed", "priority", "submitted")
+    __slots__ = ("deadline", "full", "future", "item", "linger_s", "number", "placed", "priority", "ready", "submitted")
 
-    def __init__(self, item: Any, priority: float, deadline: float | None, linger_s: float, full: Full) -> None:
-        self.item, self.priority, self.deadline, self.linger_s, self.full = item, priority, deadline, linger_s, full
+    def __init__(
+        self, item: Any, ready: bool, priority: float, deadline: float | None, linger_s: float, full: Full
+    ) -> None:
+        self.item, self.ready, self.priority, self.deadline = item, ready, priority, deadline
+        self.linger_s, self.full = linger_s, full
         self.future: Pending[Any] = Pending()
         self.submitted = trace.clock()
         self.number = -1  # its place in the order of all requests
@@ -125,6 +128,22 @@ class Request:
         got, remedy = f"{late_s * 1e3:.0f} ms after its deadline", "Allow more time, or send fewer requests."
         message = problem("the request came too late", got=got, expected="a free engine before it", remedy=remedy)
         return DeadlineError(message)
+
+
+class Batch:
+    """One batch's memory and who has a place in it; `eyas.batching` says who may touch it."""
+
+    __slots__ = ("leave_at", "memory", "ready", "requests")
+
+    def __init__(self, memory: Any) -> None:
+        self.memory = memory
+        self.clear()
+
+    def clear(self) -> None:
+        """For the next requests."""
+        self.requests: list[Request] = []  # one for each place that was given out
+        self.ready = 0  # how many of these places have been filled
+        self.leave_at = float("inf")
 
 
 def settle(future: Pending[Any], outcome: Any) -> None:

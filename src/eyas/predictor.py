@@ -48,6 +48,8 @@ PREPARERS = min(16, cores())
 BULK_LINGER_S = 0.02  # how long `stream` lets a batch wait to be full: more pictures are on their way
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Hint = Literal["latency", "throughput"]
+_NUMBERS = (float, int, np.floating, np.integer)
+_FULL = (None, *get_args(Full))
 Single = str | PathLike[str] | bytes | Image | Frame
 
 
@@ -224,6 +226,7 @@ class Model:
             batch=min([self._spec.batch[2], *(getattr(e, "largest", 4096) for e in engines)]),
             usual=self._spec.batch[1],
             engines=[engine.parallel for engine in engines],
+            overlapping=stages.overlapping,
             preparers=PREPARERS,
             queue=self._queue,
             name=f"eyas {self.card.family} {hint}",
@@ -258,8 +261,8 @@ class Model:
         """
         if not isinstance(priority, (int, float)) or priority != priority:
             raise OptionError(problem("the priority is wrong", got=repr(priority), expected="a number", remedy=""))
-        if full not in (None, *get_args(Full)):
-            raise OptionError(problem("full is wrong", got=repr(full), expected=" | ".join(get_args(Full)), remedy=""))
+        if full not in _FULL:
+            raise OptionError(problem("full is wrong", got=repr(full), expected=" | ".join(_FULL[1:]), remedy=""))
         if timeout_s is not None and not is_seconds(timeout_s):
             expected = "None, or seconds from 0 to 3600"
             raise OptionError(problem("timeout_s is wrong", got=repr(timeout_s), expected=expected, remedy=""))
@@ -334,11 +337,11 @@ class Model:
 
     def thresholds(self, conf: float, iou: float | None = None) -> tuple[float, float]:
         """Both, checked; the card's iou where none is given. Raises OptionError."""
-        values = {"conf": conf, "iou": self.card.iou if iou is None else iou}
-        for name, value in values.items():
-            if not isinstance(value, (int, float, np.integer, np.floating)) or not 0 <= value <= 1:
+        iou = self.card.iou if iou is None else iou
+        for name, value in (("conf", conf), ("iou", iou)):
+            if not isinstance(value, _NUMBERS) or not 0 <= value <= 1:
                 raise OptionError(problem(f"{name} is out of range", got=value, expected="a number 0 to 1", remedy=""))
-        return float(values["conf"]), float(values["iou"])
+        return float(conf), float(iou)
 
     def close(self, *, drain: bool = True) -> None:
         """End the threads and free the engines; what was submitted is finished first, or cancelled (drain=False).

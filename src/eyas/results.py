@@ -53,11 +53,12 @@ class Detections:
         n = len(self.xyxy) if isinstance(self.xyxy, np.ndarray) and self.xyxy.ndim else 0
         for name, rest in _SHAPES.items():
             array = getattr(self, name)
-            if isinstance(array, np.ndarray) and len(rest) < 2 and array.shape == (n, *rest):
+            if array is None and name in _OPTIONAL:
+                continue
+            if not rest and isinstance(array, np.ndarray) and array.shape == (n,):
                 continue  # in short: this is done for every picture
-            if array is not None or name not in _OPTIONAL:
-                what = f"Detections.{name} does not fit the other arrays"
-                _check_array(what, array, (n, *rest), "All arrays have one row per object.")
+            what = f"Detections.{name} does not fit the other arrays"
+            _check_array(what, array, (n, *rest), "All arrays have one row per object.")
 
     @classmethod
     def empty(cls, names: tuple[str, ...] = ()) -> Detections:

@@ -51,6 +51,8 @@ class Placed(NamedTuple):
 class HostStages:
     """The stages of one model on its engines; safe from several threads, as its engines are."""
 
+    overlapping = False  # calls of one engine run side by side
+
     def __init__(self, card: ModelCard, head: HeadSpec, inputs: Sequence[str], engines: Sequence[Engine]) -> None:
         """inputs: the names of the deploy graph's."""
         self.card, self.inputs, self.engines = card, tuple(inputs), tuple(engines)
@@ -97,7 +99,7 @@ class Outcomes:
     def of(self, outputs: Outputs, jobs: Sequence[Job], placed: Sequence[tuple[Frame, Letterbox]]) -> list[Outcome]:
         """A result each, or the exception that came instead."""
         begin, record = trace.clock(), trace.current
-        if any(is_full(outputs, i, job.conf) for i, job in enumerate(jobs)):
+        if is_full(outputs, [job.conf for job in jobs]):
             self._say_full()
         results = results_of(self.card, self.head, outputs, [box for _, box in placed], [job.iou for job in jobs])
         outcomes: list[Outcome] = [

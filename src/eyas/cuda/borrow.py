@@ -36,7 +36,7 @@ def device_outputs(
     memory = stages.memory(len(frames))
     jobs = [Job(picture, conf, iou, whole=False) for picture in pictures(frames)]
     placed = [stages.place(stages.load(job), memory, i) for i, job in enumerate(jobs)]
-    with stages.on_lane(0, jobs, placed) as lane:
+    with stages.on_lane(0, memory, jobs, placed) as lane:
         lane.lane.stream.sync()
         outputs = {name: array.first(len(jobs)) for name, array in lane.lane.outputs.items()}
         yield outputs, [p.box for p in placed]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from functools import cache
 from importlib import import_module, resources
 from typing import Any
 
+from eyas.cuda import driver as quick
 from eyas.errors import BackendError, OptionError, SinkError, problem
 from eyas.extras import need
 
@@ -37,11 +37,10 @@ class Gpu:
 @cache
 def gpus() -> tuple[tuple[Gpu, ...], str]:
     """Every GPU, and, where there is none, why. Asks the driver alone: cheap, and without one an answer, no crash."""
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        cuda = ctypes.CDLL(library)
+        cuda = ctypes.CDLL(quick.NAME)
     except OSError:
-        return (), f"no NVIDIA driver ({library} cannot be loaded)"
+        return (), f"no NVIDIA driver ({quick.NAME} cannot be loaded)"
     if code := cuda.cuInit(0):
         return (), f"no GPU that the driver can use (cuInit: error {code})"
     count, newest = ctypes.c_int(), ctypes.c_int()
@@ -98,13 +97,15 @@ class CudaDevice:
         self.index, self.gpu = index, gpus()[0][index]
         self.core = import_module("cuda.core")
         self.driver = import_module("cuda.bindings.driver")
+        self.quick = quick.library()
         self.device = self.core.Device(index)
-        self.use()
+        self.device.set_current()
+        self._context = int(self.check(self.driver.cuCtxGetCurrent()))
         self.borrowing = self.stream()  # on which other libraries' arrays are waited for
 
     def use(self) -> None:
         """Make it the calling thread's device, in its primary context, which PyTorch and CuPy use too."""
-        self.device.set_current()
+        self.passed(self.quick.cuCtxSetCurrent(self._context))
 
     def stream(self) -> Any:
         """A new stream (cuda.core.Stream) that does not wait for the default one."""
@@ -122,11 +123,16 @@ class CudaDevice:
     def check(self, result: tuple[Any, ...]) -> Any:
         """What a call of the driver API gave, without its code. Raises BackendError where that is an error."""
         code, *values = result
-        if code != self.driver.CUresult.CUDA_SUCCESS:
-            _, said = self.driver.cuGetErrorString(code)
-            got = f"{code.name}: {said.decode() if said else ''}"
-            raise BackendError(problem(f"GPU {self.index} refuses", got=got, expected="success", remedy=REMEDY))
+        self.passed(code)
         return values[0] if values else None
+
+    def passed(self, code: int) -> None:
+        """Raise BackendError where a code of the driver API (CUresult) says so."""
+        if code:
+            result = self.driver.CUresult(int(code))
+            _, said = self.driver.cuGetErrorString(result)
+            got = f"{result.name}: {said.decode() if said else ''}"
+            raise BackendError(problem(f"GPU {self.index} refuses", got=got, expected="success", remedy=REMEDY))
 
 
 REMEDY = "Out of memory: a smaller batch. Otherwise see `nvidia-smi` and the system's log; the process must start anew."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from eyas.cuda.device import CudaDevice
@@ -25,10 +26,33 @@ def captured(device: CudaDevice, stream: Any, work: Callable[[], object]) -> Cal
     graph = check(driver.cuStreamEndCapture(stream.handle))
     executable = check(driver.cuGraphInstantiate(graph, 0))
     check(driver.cuGraphDestroy(graph))
-    launch, handle = driver.cuGraphLaunch, stream.handle
+    launch, passed, handles = device.quick.cuGraphLaunch, device.passed, (int(executable), int(stream.handle))
 
     def run() -> None:
-        check(launch(executable, handle))
+        passed(launch(*handles))
 
     weakref.finalize(run, driver.cuGraphExecDestroy, executable)
     return run
+
+
+def captured_sizes(
+    device: CudaDevice, stream: Any, sizes: Sequence[int], work: Callable[[int], object]
+) -> Callable[[int], None]:
+    """`captured` for each batch size: a function of a count, which enqueues what `work(size)` enqueues for the smallest
+    size that holds it. work: is run once for each size before it is recorded.
+    """
+    runs: dict[int, Callable[[], None]] = {}
+    for size in sizes:
+        work(size)
+        stream.sync()
+        runs[size] = captured(device, stream, partial(work, size))
+
+    def run(count: int) -> None:
+        runs[fitting(sizes, count)]()
+
+    return run
+
+
+def fitting(sizes: Sequence[int], count: int) -> int:
+    """The smallest of the rising sizes that holds `count` images."""
+    return next(size for size in sizes if size >= count)

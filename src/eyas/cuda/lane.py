@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from eyas.backends import Feeds, infer_in_steps
 from eyas.cuda.device import CudaDevice
+from eyas.cuda.graph import captured_sizes
 from eyas.cuda.memory import DeviceArray, copy, pinned
 from eyas.types import BuildSpec
 
@@ -20,7 +21,7 @@ STEP = 8  # between the batch sizes that get a graph of their own: each takes se
 def sizes(spec: BuildSpec, fixed: int | None) -> tuple[int, ...]:
     """The batch sizes that a lane captures: the smallest, powers of 8, the usual, the largest; or the only one.
 
-    fixed: the graph's batch, where it is not free. A batch of another size runs on the next larger.
+    fixed: the graph's batch, where it is not free.
     """
     if fixed:
         return (fixed,)
@@ -35,6 +36,10 @@ class Lane(Protocol):
     @property
     def stream(self) -> Any:
         """cuda.core.Stream: everything of this lane happens on it, in order."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The batch sizes that it has graphs for, rising. A batch of another size runs on the next larger."""
 
     @property
     def inputs(self) -> Mapping[str, DeviceArray]:
@@ -58,18 +63,23 @@ class HostLane:
         self.device, self.lane, self.number = device, lane, number
         self._in = {name: pinned(device, array.shape, array.dtype) for name, array in lane.inputs.items()}
         self._out = {name: pinned(device, array.shape, array.dtype) for name, array in lane.outputs.items()}
+        self.download = captured_sizes(device, lane.stream, lane.sizes, self._download)
 
-    def upload(self, name: str, values: NDArray[Any]) -> None:
-        """Enqueue: the first images' input, from the host. The stream must have passed the upload before."""
+    def host_input(self, name: str) -> NDArray[Any]:
+        """The page-locked twin of an input; see `upload`."""
+        return self._in[name]
+
+    def upload(self, name: str, count: int) -> None:
+        """Enqueue: the first `count` images' input, from its twin. The stream must have passed the upload before
+        where the twin is written."""
         host, target = self._in[name], self.lane.inputs[name]
-        np.copyto(host[: len(values)], values, casting="same_kind")
-        copy(self.device, target.address, host.ctypes.data, host[: len(values)].nbytes, self.lane.stream)
+        copy(self.device, target.address, host.ctypes.data, host[:count].nbytes, self.lane.stream)
 
-    def download(self, count: int) -> None:
-        """Enqueue: the outputs of the first `count` images to the host."""
+    def _download(self, size: int) -> None:
+        """Enqueue: the outputs of the first `size` images to the host."""
         for name, array in self.lane.outputs.items():
             host = self._out[name]
-            copy(self.device, host.ctypes.data, array.address, host[:count].nbytes, self.lane.stream)
+            copy(self.device, host.ctypes.data, array.address, host[:size].nbytes, self.lane.stream)
 
     def results(self, count: int) -> dict[str, NDArray[Any]]:
         """Wait for what was enqueued; the outputs, the caller's own."""
@@ -80,8 +90,9 @@ class HostLane:
         """From the host and back."""
         self.device.use()
         count = len(next(iter(feeds.values())))
-        for name in self.lane.inputs:
-            self.upload(name, feeds[name])
+        for name, host in self._in.items():
+            np.copyto(host[:count], feeds[name], casting="same_kind")
+            self.upload(name, count)
         self.lane.launch(count)
         self.download(count)
         return self.results(count)

@@ -12,15 +12,14 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 
 struct Frame {            // the host fills it (eyas.cuda.letterbox.FRAME)
-    u64 pixels;           // BGR, or the luma plane of NV12
+    u64 pixels;           // BGR, or the luma plane of NV12; 0 where there is no frame: nothing is written
     u64 chroma;           // NV12's second plane, else 0
-    double step_y, step_x;            // source pixels an output pixel
     int row, chroma_row;  // bytes from one row to the next
+    double step_y, step_x;            // source pixels an output pixel
     int y, x, height, width;          // window of the source that is taken
     int top, left, inner_h, inner_w;  // where it goes in the output
     int source_h, source_w;           // of the whole frame
-    int smooth;
-    int range;            // NV12: 0 limited (16…235), 1 full
+    int smooth, range;    // range of NV12: 0 limited (16…235), 1 full
     float kr, kb;         // NV12: the colour matrix's coefficients (BT.601: .299, .114; BT.709: .2126, .0722)
     float mean[3], scale[3];  // a float output is (p − mean) · scale, by output channel
     int swap, spare;      // swap: the output is RGB
@@ -87,7 +86,8 @@ __device__ __forceinline__ float3 bilinear(const Frame& f, int oy, int ox) {
     const u8* end = (const u8*)f.pixels + (long long)(f.source_h - 1) * f.row + 3ll * f.source_w;
     if (!f.chroma && lower + 12 <= end) {
         pair(base + (long long)(f.y + y0) * f.row, a, b);
-        pair(lower, c, d);
+        c = a, d = b;
+        if (wy1) pair(lower, c, d);  // without weight it need not cross the bus
     } else {
         a = pixel(f, y0, sx), b = pixel(f, y0, x1), c = pixel(f, y1, sx), d = pixel(f, y1, x1);
     }
@@ -131,6 +131,7 @@ extern "C" __global__ void letterbox(const Frame* frames, OUT* out, int height, 
     const int y = blockIdx.y * blockDim.y + threadIdx.y;
     if (x0 >= width || y >= height) return;
     const Frame& f = frames[blockIdx.z];
+    if (!f.pixels) return;
     const u64 plane = (u64)height * width, image = blockIdx.z * 3 * plane;
     OUT values[PIXELS * 3];
     #pragma unroll

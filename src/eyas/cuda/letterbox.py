@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -20,15 +21,22 @@ TYPES: dict[Out, str] = {"uint8": "unsigned char", "float16": "unsigned short", 
 PIXELS = 4  # a thread
 THREADS = (32, 4)
 MATRICES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}  # ITU-R: the weights of red and blue in luma
-# As `struct Frame` in letterbox.cu.
-_INTS = ["row", "chroma_row", "y", "x", "height", "width", "top", "left", "inner_h", "inner_w", "source_h", "source_w"]
-_START = {"pixels": "u8", "chroma": "u8", "step_y": "f8", "step_x": "f8"}
-_END = {"smooth": "i4", "range": "i4", "kr": "f4", "kb": "f4"}
+# As `struct Frame` in letterbox.cu: where a frame lies, how it fits (the same for many frames), what is made of it.
+_INTS = ["y", "x", "height", "width", "top", "left", "inner_h", "inner_w", "source_h", "source_w", "smooth", "range"]
+FIT = np.dtype([("step_y", "f8"), ("step_x", "f8"), *((name, "i4") for name in _INTS), ("kr", "f4"), ("kb", "f4")])
+_PLACE: list[Any] = [("pixels", "u8"), ("chroma", "u8"), ("row", "i4"), ("chroma_row", "i4")]
 _NORM: list[Any] = [("mean", "f4", 3), ("scale", "f4", 3), ("swap", "i4"), ("spare", "i4")]
-FRAME = np.dtype([*_START.items(), *((name, "i4") for name in _INTS), *_END.items(), *_NORM])
+FRAME = np.dtype([*_PLACE, ("fit", FIT), *_NORM])
 
 
-Row = tuple[object, ...]
+class Row(NamedTuple):
+    """One line of the table: two planes' addresses and bytes a row, and the FIT record."""
+
+    pixels: int
+    chroma: int
+    row: int
+    chroma_row: int
+    fit: np.void
 
 
 class Nv12(NamedTuple):
@@ -78,40 +86,62 @@ class LetterboxKernel:
         macros = {"OUT": TYPES[out], "PLANAR": int(layout == "nchw"), "PIXELS": PIXELS}
         self._kernel = device.kernel("letterbox.cu", "letterbox", **macros)
         self._host = pinned(device, (batch,), FRAME)
+        self._host[...] = np.zeros((), FRAME)
         self._host_address = int(self._host.ctypes.data)
         self._table = new_array(device, stream, (batch,), FRAME)
         norm = normalise or Normalise("bgr")
-        self._norm = (norm.mean, norm.scale, norm.colour == "rgb", 0)
+        self._host["mean"], self._host["scale"], self._host["swap"] = norm.mean, norm.scale, norm.colour == "rgb"
         self._launch = device.core.launch
         self._grid = (-(-size[1] // (THREADS[0] * PIXELS)), -(-size[0] // THREADS[1]))
 
     def describe(self, rows: Sequence[Row]) -> None:
-        """Enqueue the table's way to the device. rows: of frames that live until the launch has run.
+        """Write the table, on the host. rows: of frames that live until the launch has run.
 
-        The table is written at once: the stream must have passed the last launch.
+        The stream must have passed the last launch.
         """
-        self._host[: len(rows)] = [(*row, *self._norm) for row in rows]
-        copy(self._device, self._table.address, self._host_address, len(rows) * FRAME.itemsize, self._stream)
+        count, host = len(rows), self._host
+        host["pixels"][count:] = 0
+        *places, fits = zip(*rows, strict=True)
+        for name, values in zip(("pixels", "chroma", "row", "chroma_row"), places, strict=True):
+            host[name][:count] = values
+        target = host["fit"]
+        for i, fit in enumerate(fits):
+            target[i] = fit
+
+    def upload(self, count: int) -> None:
+        """Enqueue the way of the table's first `count` lines to the device."""
+        copy(self._device, self._table.address, self._host_address, count * FRAME.itemsize, self._stream)
 
     def enqueue(self, count: int, out: int) -> None:
-        """Enqueue the launch for the frames described. out: an address on the device."""
+        """Enqueue the launch for the first `count` lines; those without a frame are passed over.
+
+        out: an address on the device.
+        """
         config = self._device.core.LaunchConfig(grid=(*self._grid, count), block=THREADS)
         height, width = self._size
         numbers = np.int32(height), np.int32(width), np.float32(self._pad)
         self._launch(self._stream, config, self._kernel, self._table.address, out, *numbers)
 
     def __call__(self, frames: Sequence[Source], boxes: Sequence[Letterbox], out: int) -> None:
-        """`describe`, then `enqueue`."""
+        """`describe`, `upload`, `enqueue`."""
         self.describe([row_of(frame, box) for frame, box in zip(frames, boxes, strict=True)])
+        self.upload(len(frames))
         self.enqueue(len(frames), out)
 
 
 def row_of(frame: Source, box: Letterbox) -> Row:
-    """One line of the table, but for the normalisation."""
-    y, x, height, width = box.window
-    nv12 = frame.nv12
-    planes = (frame.address, nv12.address if nv12 else 0, height / box.resized[0], width / box.resized[1])
-    rows = (frame.row_bytes, nv12.row_bytes if nv12 else 0)
-    place = (y, x, height, width, *box.offset, *box.resized, *box.source)
-    kr, kb = MATRICES[nv12.matrix] if nv12 else (0.0, 0.0)
-    return (*planes, *rows, *place, box.smooth, bool(nv12 and nv12.full), kr, kb)
+    """A frame's line."""
+    if nv12 := frame.nv12:
+        fit = fit_of(box, nv12.matrix, nv12.full)
+        return Row(frame.address, nv12.address, frame.row_bytes, nv12.row_bytes, fit)
+    return Row(frame.address, 0, frame.row_bytes, 0, fit_of(box))
+
+
+@lru_cache(maxsize=1024)
+def fit_of(box: Letterbox, matrix: str | None = None, full: bool = False) -> np.void:
+    """A letterbox, and the colours of NV12, as the kernel reads them."""
+    _, _, height, width = box.window
+    steps = height / box.resized[0], width / box.resized[1]
+    weights = MATRICES[matrix] if matrix else (0.0, 0.0)
+    values = (*steps, *box.window, *box.offset, *box.resized, *box.source, box.smooth, full, *weights)
+    return cast(np.void, np.array([values], FIT)[0])

@@ -16,6 +16,7 @@ from eyas.errors import SourceError, problem
 from eyas.extras import need
 from eyas.types import DeviceImage
 
+_MEMORY_TYPE, _HOST = 2, 1  # CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_MEMORYTYPE_HOST of the driver API
 GRAIN = 1 << 20  # blocks that grow do so in steps of this many bytes
 
 
@@ -34,12 +35,11 @@ def pinned(device: CudaDevice, shape: tuple[int, ...], dtype: DTypeLike = np.uin
     return flat[: prod(shape) * kind.itemsize].view(kind).reshape(shape)
 
 
-def is_pinned(device: CudaDevice, array: NDArray[Any]) -> bool:
-    """Whether the driver knows the array's memory, whoever locked it (eyas, PyTorch's pin_memory …)."""
-    driver = device.driver
-    attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
-    code, kind = driver.cuPointerGetAttribute(attribute, array.ctypes.data)
-    return bool(code == driver.CUresult.CUDA_SUCCESS and int(kind) == int(driver.CUmemorytype.CU_MEMORYTYPE_HOST))
+def is_pinned(device: CudaDevice, address: int) -> bool:
+    """Whether the driver knows the host's memory there, whoever locked it (eyas, PyTorch's pin_memory …)."""
+    kind = ctypes.c_uint()
+    code = device.quick.cuPointerGetAttribute(ctypes.addressof(kind), _MEMORY_TYPE, address)
+    return code == 0 and kind.value == _HOST
 
 
 class Block:
@@ -133,7 +133,7 @@ def new_array(device: CudaDevice, stream: Any, shape: tuple[int, ...], dtype: DT
 
 def copy(device: CudaDevice, target: int, source: int, size: int, stream: Any) -> None:
     """Enqueue a copy of `size` bytes between two addresses, on the host or on the device."""
-    device.check(device.driver.cuMemcpyAsync(target, source, size, stream.handle))
+    device.passed(device.quick.cuMemcpyAsync(target, source, size, int(stream.handle)))
 
 
 def on_device(array: object) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from eyas.cuda.device import CudaDevice
+from eyas.cuda.graph import captured_sizes
 from eyas.cuda.lane import Lane
 from eyas.cuda.memory import new_array
 from eyas.graph.head import CANDIDATES, ORDER
@@ -19,7 +20,7 @@ class NmsLane:
 
     def __init__(self, device: CudaDevice, lane: Lane, end: OpenEnd) -> None:
         self._device, self._lane, self._end = device, lane, end
-        self.stream, self.inputs = lane.stream, lane.inputs
+        self.stream, self.inputs, self.sizes = lane.stream, lane.inputs, lane.sizes
         batch = lane.inputs[THRESHOLDS].shape[0]
         self._found = {
             "detections": new_array(device, self.stream, (batch, end.rows, end.width), np.float32),
@@ -36,11 +37,15 @@ class NmsLane:
             np.int32(end.agnostic),
             *(a.address for a in self._found.values()),
         )
+        self._suppress = captured_sizes(device, self.stream, self.sizes, self._enqueue)
 
     def launch(self, count: int) -> None:
         """See `Lane`."""
         self._lane.launch(count)
-        config = self._device.core.LaunchConfig(grid=count, block=self._threads)
+        self._suppress(count)
+
+    def _enqueue(self, size: int) -> None:
+        config = self._device.core.LaunchConfig(grid=size, block=self._threads)
         self._device.core.launch(self.stream, config, self._kernel, *self._arguments)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import onnx
 
 from eyas.backends import check_precision
 from eyas.cuda.device import CudaDevice, open_device
-from eyas.cuda.graph import captured
+from eyas.cuda.graph import captured, fitting
 from eyas.cuda.lane import Lane, LanedEngine, sizes
 from eyas.cuda.memory import DeviceArray, new_array
 from eyas.cuda.nms import NmsLane
@@ -155,7 +155,7 @@ class OrtLane:
 
     def launch(self, count: int) -> None:
         """See `Lane`."""
-        self._runs[next(size for size in self.sizes if size >= count)]()
+        self._runs[fitting(self.sizes, count)]()
 
     def close(self) -> None:
         """See `Lane`."""

@@ -1,8 +1,9 @@
 """The stages of a model whose engine is on a GPU: as `eyas.stages`, with everything after the decode on the device.
 
 A place in a batch is a frame that the GPU can read by itself: page-locked (copied there where it is not) or on the
-device already. The engine's thread then enqueues all of it on one lane's stream: one letterbox launch, which reads the
-frames where they are, the network, the rows' way back; and waits. While one lane computes, the next one reads.
+device already. The copy engine begins to bring it there at once. The engine's thread then enqueues all the rest on one
+lane's stream: one letterbox launch, the network, the rows' way back; and waits. While one lane computes, the frames of
+the next batches arrive.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas import trace
+from eyas.cuda.device import CudaDevice
+from eyas.cuda.graph import captured_sizes
 from eyas.cuda.lane import HostLane, LanedEngine
 from eyas.cuda.letterbox import LetterboxKernel, Row, Source, row_of
 from eyas.cuda.memory import Block, copy, is_pinned, pinned
@@ -35,62 +38,114 @@ class Placed(NamedTuple):
     pixels: NDArray[np.uint8] | DeviceImage
 
 
+class Slot:
+    """What one place of a batch keeps for its frames; both grow with them."""
+
+    def __init__(self, device: CudaDevice, stream: Any) -> None:
+        self.device, self.stream = device, stream
+        self.host = np.empty(0, np.uint8)  # page-locked
+        self.block: Block | None = None
+
+    def pinned(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A page-locked copy."""
+        if self.host.size < pixels.nbytes:
+            self.host = pinned(self.device, (pixels.nbytes,))
+        twin = self.host[: pixels.nbytes].reshape(pixels.shape)
+        np.copyto(twin, pixels)
+        return twin
+
+    def upload(self, address: int, size: int) -> int:
+        """Enqueue a copy to the device; its address there."""
+        if self.block is None:
+            self.block = Block(self.device, self.stream, size)
+        self.block.grow(size)
+        copy(self.device, self.block.address, address, size, self.stream)
+        return self.block.address
+
+
+class Memory:
+    """What a batch needs: a slot for each place, and the stream on which its frames cross the bus."""
+
+    def __init__(self, device: CudaDevice, batch: int) -> None:
+        device.use()
+        self.device, self.stream = device, device.stream()
+        self.slots = [Slot(device, self.stream) for _ in range(batch)]
+        self._event = self.stream.record()
+
+    def wait_on(self, stream: Any) -> None:
+        """Let a stream wait for the uploads so far."""
+        quick, event = self.device.quick, int(self._event.handle)
+        self.device.passed(quick.cuEventRecord(event, int(self.stream.handle)))
+        self.device.passed(quick.cuStreamWaitEvent(int(stream.handle), event, 0))
+
+
 class DeviceStages:
     """The stages of one model on engines of lanes. Safe from several threads."""
+
+    overlapping = True  # lanes share their GPU
 
     def __init__(self, card: ModelCard, head: HeadSpec, engines: Sequence[LanedEngine]) -> None:
         self.card, self.engines = card, tuple(engines)
         self._outcomes = Outcomes(card, head)
         self._intakes = {id(lane): Intake(lane, engine.largest, card) for engine in engines for lane in engine.all}
+        # While one lane computes, the copy engine brings the next one's frames. A lane that is alone has nothing to
+        # overlap with, and which of several GPUs will take a batch is not known yet: there the kernel reads the host.
+        self._uploads = len(self.engines) == 1 and self.engines[0].parallel > 1
 
-    def memory(self, batch: int) -> list[NDArray[np.uint8]]:
-        """A page-locked buffer for each place, which grows with the frames."""
-        return [np.empty(0, np.uint8) for _ in range(batch)]
+    def memory(self, batch: int) -> Memory:
+        """On the first engine's GPU."""
+        return Memory(self.engines[0].device, batch)
 
     def ready(self, job: Job) -> bool:
         """A frame that the GPU can read where it is costs the CPU nothing."""
         pixels = job.picture.pixels
         if isinstance(pixels, np.ndarray):
-            return bool(pixels.flags.c_contiguous and pixels.ndim == 3 and is_pinned(self.engines[0].device, pixels))
+            return pixels.ndim == 3 and self._readable(pixels, pixels.ctypes.data)
         return isinstance(pixels, DeviceImage)
+
+    def _readable(self, pixels: NDArray[Any], address: int) -> bool:
+        """Whether the GPU can read the host's pixels where they are."""
+        device = self.engines[0].device
+        device.use()
+        return pixels.flags.c_contiguous and is_pinned(device, address)
 
     def load(self, job: Job) -> Frame:
         """Read and decode."""
         return job.picture.load()
 
-    def place(self, frame: Frame, memory: list[NDArray[np.uint8]], place: int) -> Placed:
-        """Make the frame's pixels such that the GPU can fetch them without the CPU."""
+    def place(self, frame: Frame, memory: Memory, place: int) -> Placed:
+        """Make the frame's pixels such that the GPU can fetch them without the CPU, and begin to bring them there."""
         box = Letterbox.fit(frame.size, self.card.input_size, self.card.resize, self.card.crop)
         pixels: Any = frame.image
         if isinstance(pixels, DeviceImage):
             return Placed(frame, box, row_of(Source(pixels.address, pixels.row_bytes), box), pixels)
-        device = self.engines[0].device
-        device.use()
-        if not (pixels.flags.c_contiguous and is_pinned(device, pixels)):
-            if memory[place].size < pixels.nbytes:
-                memory[place] = pinned(device, (pixels.nbytes,))
-            twin = memory[place][: pixels.nbytes].reshape(pixels.shape)
-            np.copyto(twin, pixels)
-            pixels = twin
-        return Placed(frame, box, row_of(Source(pixels.ctypes.data, pixels.shape[1] * 3), box), pixels)
+        slot, address = memory.slots[place], pixels.ctypes.data
+        if not self._readable(pixels, address):
+            pixels = slot.pinned(pixels)
+            address = pixels.ctypes.data
+        if self._uploads:
+            address = slot.upload(address, pixels.nbytes)
+        return Placed(frame, box, row_of(Source(address, pixels.shape[1] * 3), box), pixels)
 
     def run(
-        self, engine: int, memory: object, places: Sequence[int], jobs: Sequence[Job], placed: Sequence[Placed]
+        self, engine: int, memory: Memory, places: Sequence[int], jobs: Sequence[Job], placed: Sequence[Placed]
     ) -> list[Outcome]:
         """All of it on one lane; then each picture's result."""
         begin, record = trace.clock(), trace.current
-        with self.on_lane(engine, jobs, placed) as lane:
+        with self.on_lane(engine, memory, jobs, placed) as lane:
             outputs = self._intakes[id(lane)].finish(len(jobs))
         if record:
             record.add("engine", begin, pictures=len(jobs))
         return self._outcomes.of(outputs, jobs, [(p.frame, p.box) for p in placed])
 
     @contextmanager
-    def on_lane(self, engine: int, jobs: Sequence[Job], placed: Sequence[Placed]) -> Iterator[HostLane]:
+    def on_lane(self, engine: int, memory: Memory, jobs: Sequence[Job], placed: Sequence[Placed]) -> Iterator[HostLane]:
         """A lane on whose stream all has been enqueued for the jobs; the block's own until it ends."""
         lanes = self.engines[engine].lanes
         lane = lanes.get()
         try:
+            if self._uploads:
+                memory.wait_on(lane.lane.stream)
             self._intakes[id(lane)].start(placed, [(j.conf, j.iou) for j in jobs])
             yield lane
         finally:
@@ -106,7 +161,8 @@ class Intake:
         self._fetched: list[Block] = []
         self._letterbox = LetterboxKernel(self._device, self._stream, batch, card.input_size, pad_value=card.pad_value)
         self._images = lane.lane.inputs[IMAGES]
-        self._has_thresholds = THRESHOLDS in lane.lane.inputs
+        self._limits = lane.host_input(THRESHOLDS) if THRESHOLDS in lane.lane.inputs else None
+        self._bring = captured_sizes(self._device, self._stream, lane.lane.sizes, self._enqueue)
         self._device_clock: DeviceClock | None = None
         self._marks: DeviceClock = _NO_CLOCK
 
@@ -115,12 +171,19 @@ class Intake:
         self._device.use()
         self._marks = self._clock()
         self._marks.mark("letterbox")
-        if self._has_thresholds:
-            self._lane.upload(THRESHOLDS, np.array(limits, np.float32))
+        if self._limits is not None:
+            self._limits[: len(limits)] = limits
         self._letterbox.describe([self._readable(p) if isinstance(p.pixels, DeviceImage) else p.row for p in placed])
-        self._letterbox.enqueue(len(placed), self._images.address)
+        self._bring(len(placed))
         self._marks.mark("engine")
         self._lane.lane.launch(len(placed))
+
+    def _enqueue(self, size: int) -> None:
+        """The thresholds and the table of frames to the device, and the frames into the network's input."""
+        if self._limits is not None:
+            self._lane.upload(THRESHOLDS, size)
+        self._letterbox.upload(size)
+        self._letterbox.enqueue(size, self._images.address)
 
     def finish(self, count: int) -> dict[str, NDArray[Any]]:
         """Bring the outputs of `count` frames to the host, and wait for them."""

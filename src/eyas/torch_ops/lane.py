@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from eyas.cuda.device import CudaDevice, open_device
+from eyas.cuda.graph import fitting
 from eyas.cuda.lane import Lane, LanedEngine, sizes
 from eyas.cuda.memory import DeviceArray, new_array
 from eyas.cuda.nms import NmsLane
@@ -55,7 +56,7 @@ class TorchLane:
         """graph: of `model`, on the device; lanes may share it. Raises BackendError."""
         device.use()
         self._torch, self._device, self.stream = torch, device, device.stream()
-        self._sizes = sizes(spec, graph.fixed)
+        self.sizes = sizes(spec, graph.fixed)
         self.inputs = {v.name: self._array(v) for v in inputs_of(model.graph)}
         self.outputs = {v.name: self._array(v) for v in model.graph.output}
         for array in self.inputs.values():
@@ -80,7 +81,7 @@ class TorchLane:
             expected = "sizes that are known, but for the batch"
             raise BackendError(problem(f"{value.name} has no fixed shape", got=shape, expected=expected, remedy=""))
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        return new_array(self._device, self.stream, (self._sizes[-1], *(int(d) for d in shape)), dtype)
+        return new_array(self._device, self.stream, (self.sizes[-1], *(int(d) for d in shape)), dtype)
 
     def _capture_all(self, graph: Graph) -> None:
         """Largest batch first: the smaller ones then fit into its memory."""
@@ -88,7 +89,7 @@ class TorchLane:
         feeds = {name: self._tensor(array, graph.device) for name, array in self.inputs.items()}
         results = {name: self._tensor(array, graph.device) for name, array in self.outputs.items()}
         pool = None
-        for size in reversed(self._sizes):
+        for size in reversed(self.sizes):
             program = Program(graph, size, epilogue)
             pool = self._capture(program, feeds, results, size, pool)
         self._external.synchronize()
@@ -122,7 +123,7 @@ class TorchLane:
 
     def launch(self, count: int) -> None:
         """See `Lane`."""
-        graph, _ = self._graphs[next(size for size in self._sizes if size >= count)]
+        graph, _ = self._graphs[fitting(self.sizes, count)]
         with self._torch.cuda.stream(self._external):
             graph.replay()
 
