@@ -31,17 +31,18 @@ class Fake:
     """Stages on numbers to 255: `place` writes one into its place, `run` reads from there what came of each.
 
     load, place, run: called with the item or items before that; what `run` gives, if anything, is the outcome.
+    ready: which items the caller's thread may prepare.
     """
 
-    def __init__(self, load: Any = None, place: Any = None, run: Any = None) -> None:
-        self._load, self._place, self._run = load, place, run
+    def __init__(self, load: Any = None, place: Any = None, run: Any = None, ready: Any = None) -> None:
+        self._load, self._place, self._run, self._ready = load, place, run, ready
         self.loaded: list[Any] = []
         self.calls: list[list[Any]] = []  # the items of every call of `run`
         self.engines: list[int] = []
         self.memories: list[Image] = []
 
     def ready(self, item: Any) -> bool:
-        return False
+        return bool(self._ready and self._ready(item))
 
     def load(self, item: Any) -> Any:
         if self._load:
@@ -176,6 +177,107 @@ def test_every_number_of_engines_is_used_side_by_side(open_batcher: Open) -> Non
 
 
 # When a batch leaves
+
+
+class Held:
+    """Holds every call of `run` until it is let go, one by one; `begun` holds the items of each."""
+
+    def __init__(self) -> None:
+        self.begun: list[list[Any]] = []
+        self._go = threading.Semaphore(0)
+
+    def __call__(self, items: list[Any]) -> None:
+        self.begun.append(items)
+        assert self._go.acquire(timeout=20), "nobody let it go"
+
+    def let_go(self, calls: int = 1) -> None:
+        self._go.release(calls)
+
+
+def test_overlapping_calls_are_of_full_batches(open_batcher: Open) -> None:
+    held = Held()
+    stages = Fake(run=held)
+    batcher = open_batcher(stages, batch=4, engines=(2,), overlapping=True)
+    futures = [batcher.submit(0)]
+    until(lambda: held.begun == [[0]])  # nothing else runs: it need not be full
+    futures += [batcher.submit(i) for i in (1, 2, 3)]
+    until(lambda: len(stages.loaded) == 4)
+    time.sleep(0.05)
+    assert held.begun == [[0]]
+    futures.append(batcher.submit(4))
+    until(lambda: len(held.begun) == 2)
+    assert held.begun[1] == [1, 2, 3, 4]
+    futures.append(batcher.submit(5))
+    held.let_go(2)
+    until(lambda: len(held.begun) == 3)  # the rest leaves when nothing runs any more
+    held.let_go()
+    assert results(futures) == list(range(6))
+
+
+def test_a_partial_batch_goes_to_the_engine_that_idles(open_batcher: Open) -> None:
+    held = Held()
+    stages = Fake(run=held)
+    batcher = open_batcher(stages, batch=4, engines=(2, 2), overlapping=True)
+    futures = [batcher.submit(0)]
+    until(lambda: len(held.begun) == 1)
+    futures.append(batcher.submit(1))
+    until(lambda: len(held.begun) == 2)
+    assert sorted(stages.engines) == [0, 1]
+    held.let_go(2)
+    assert results(futures) == [0, 1]
+
+
+def test_overlapping_engines_end_when_a_partial_batch_is_left(open_batcher: Open) -> None:
+    held = Held()
+    batcher = open_batcher(Fake(run=held), batch=4, engines=(3,), overlapping=True)
+    futures = [batcher.submit(0)]
+    until(lambda: len(held.begun) == 1)
+    futures += [batcher.submit(1), batcher.submit(2)]
+    closed = in_thread(batcher.close)
+    held.let_go(2)
+    closed.result(20)
+    assert results(futures) == [0, 1, 2]
+
+
+# Who prepares
+
+
+def test_ready_requests_are_prepared_by_who_submits_them(open_batcher: Open) -> None:
+    threads: list[threading.Thread] = []
+    stages = Fake(load=lambda item: threads.append(threading.current_thread()), ready=lambda item: True)
+    batcher = open_batcher(stages, batch=2, preparers=4)
+    assert results([batcher.submit(0)]) == [0]
+    assert threads == [threading.current_thread()]
+
+
+def test_ready_requests_that_find_no_room_take_one_preparer(open_batcher: Open) -> None:
+    held = Held()
+    threads: dict[int, str] = {}
+
+    def note(item: int) -> None:
+        threads[item] = threading.current_thread().name
+
+    stages = Fake(load=note, run=held, ready=lambda item: True)
+    batcher = open_batcher(stages, batch=2, preparers=8)
+    futures = [batcher.submit(0)]
+    until(lambda: held.begun == [[0]])
+    futures += [batcher.submit(i) for i in range(1, 40)]  # two fit into the open batch
+    held.let_go(40)
+    assert results(futures) == list(range(40))
+    helped = {name for name in threads.values() if name.startswith("batcher prepare")}
+    assert len(helped) == 1
+
+
+def test_slow_requests_behind_ready_ones_have_preparers_of_their_own(open_batcher: Open) -> None:
+    together = threading.Barrier(3)
+    stages = Fake(load=lambda item: together.wait(20) if item >= 10 else None, ready=lambda item: item < 10, run=Held())
+    stages._run.let_go(100)
+    batcher = open_batcher(stages, batch=1, preparers=4)
+    futures = [batcher.submit(i) for i in (0, 1, 2, 10, 3, 11, 4, 12)]
+    assert results(futures) == [0, 1, 2, 10, 3, 11, 4, 12]  # 10, 11 and 12 wait for one another
+
+
+# Lingering
 
 
 def test_a_full_batch_does_not_linger(open_batcher: Open) -> None:

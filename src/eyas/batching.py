@@ -63,10 +63,10 @@ class Batcher(Generic[Item, Out]):
         self._hurried = -1  # requests up to this number do not linger
         self._searched = 0.0  # when the heap was last searched for requests that were cancelled
         self._preparing = preparers
-        self._pumps = 0  # preparers that go from one ready request to the next
-        self._untold = False  # whether one of them is left to see by itself what was queued
+        self._pumping = False  # a preparer goes from one ready request to the next
         self._overlapping, self._running = overlapping, [0] * len(engines)
-        self._free = [Batch(stages.memory(batch)) for _ in range(sum(engines) + 1)]
+        # One that fills while the others run. Where they overlap, another: what is ready then finds room at once.
+        self._free = [Batch(stages.memory(batch)) for _ in range(sum(engines) + 1 + overlapping)]
         self._open: Batch | None = None
         self._leaving: deque[Batch] = deque()  # every place given out; some may still be being filled
         self._closing = self._abandoning = False  # abandoning: what does not run yet is cancelled
@@ -120,10 +120,9 @@ class Batcher(Generic[Item, Out]):
                 raise EyasError(CLOSED)
             request.number = next(self._count)
             heapq.heappush(self._heap, (-priority, request.number, request))
-            if ready and self._pumps:
-                self._untold = True  # so short a work is not worth a second thread
-            else:
+            if not (ready and self._pumping):  # so short a work is not worth a second thread
                 self._work.notify()
+            self._pumping |= ready
         if dropped:
             settle(dropped.future, busy("a newer request took the place of this one", self._queue.capacity))
         return request.future
@@ -221,10 +220,8 @@ class Batcher(Generic[Item, Out]):
     # Preparer threads
 
     def _prepare(self) -> None:
-        pumped = False
-        while request := self._next_request(pumped):
+        while request := self._next_request():
             self._try(request)
-            pumped = request.ready
             del request  # no result is kept alive while there is nothing to do
         self._prepared()
 
@@ -242,18 +239,16 @@ class Batcher(Generic[Item, Out]):
             if self._closing:
                 self._leave.notify_all()
 
-    def _next_request(self, pumped: bool) -> Request | None:
-        """The most urgent request, when there is one; None at the end. pumped: the caller's last one was ready."""
+    def _next_request(self) -> Request | None:
+        """The most urgent request, when there is one; None at the end."""
         with self._lock:
-            self._pumps -= pumped
             while not self._heap:
                 if self._closing:
                     return None
-                self._untold = False
+                self._pumping = False
                 self._work.wait()
             request = heapq.heappop(self._heap)[2]
-            self._pumps += request.ready
-            if self._untold and not self._pumps:  # nobody comes back soon
+            if self._pumping and not request.ready:  # it may take its time
                 self._work.notify()
             if len(self._heap) == self._queue.capacity * 3 // 4:  # who waits for room then adds several at a time
                 self._room.notify(self._queue.capacity - len(self._heap))

@@ -149,7 +149,8 @@ class _Lane:
     @property
     def ahead(self) -> int:
         """How many pictures under way keep every thread busy."""
-        return 2 * (sum(e.parallel for e in self.engines) + 1) * self.batcher.most
+        batches = sum(e.parallel for e in self.engines) + 1
+        return batches * self.batcher.most + max(batches * self.batcher.most, PREPARERS)
 
     def close(self, drain: bool) -> None:
         self.batcher.close(drain)

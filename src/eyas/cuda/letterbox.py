@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, cast
+from struct import Struct
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,9 @@ _NORM: list[Any] = [("mean", "f4", 3), ("scale", "f4", 3), ("swap", "i4"), ("spa
 FRAME = np.dtype([*_PLACE, ("fit", FIT), *_NORM])
 
 
+_ROW = Struct(f"=QQii{FIT.itemsize}s")
+
+
 class Row(NamedTuple):
     """One line of the table: two planes' addresses and bytes a row, and the FIT record."""
 
@@ -36,7 +40,7 @@ class Row(NamedTuple):
     chroma: int
     row: int
     chroma_row: int
-    fit: np.void
+    fit: bytes
 
 
 class Nv12(NamedTuple):
@@ -87,6 +91,7 @@ class LetterboxKernel:
         self._kernel = device.kernel("letterbox.cu", "letterbox", **macros)
         self._host = pinned(device, (batch,), FRAME)
         self._host[...] = np.zeros((), FRAME)
+        self._bytes, self._pixels = self._host.view(np.uint8).data, self._host["pixels"]
         self._host_address = int(self._host.ctypes.data)
         self._table = new_array(device, stream, (batch,), FRAME)
         norm = normalise or Normalise("bgr")
@@ -99,14 +104,9 @@ class LetterboxKernel:
 
         The stream must have passed the last launch.
         """
-        count, host = len(rows), self._host
-        host["pixels"][count:] = 0
-        *places, fits = zip(*rows, strict=True)
-        for name, values in zip(("pixels", "chroma", "row", "chroma_row"), places, strict=True):
-            host[name][:count] = values
-        target = host["fit"]
-        for i, fit in enumerate(fits):
-            target[i] = fit
+        for i, row in enumerate(rows):
+            _ROW.pack_into(self._bytes, i * FRAME.itemsize, *row)
+        self._pixels[len(rows) :] = 0
 
     def upload(self, count: int) -> None:
         """Enqueue the way of the table's first `count` lines to the device."""
@@ -138,10 +138,10 @@ def row_of(frame: Source, box: Letterbox) -> Row:
 
 
 @lru_cache(maxsize=1024)
-def fit_of(box: Letterbox, matrix: str | None = None, full: bool = False) -> np.void:
-    """A letterbox, and the colours of NV12, as the kernel reads them."""
+def fit_of(box: Letterbox, matrix: str | None = None, full: bool = False) -> bytes:
+    """A letterbox, and the colours of NV12, as the kernel reads them: FIT."""
     _, _, height, width = box.window
     steps = height / box.resized[0], width / box.resized[1]
     weights = MATRICES[matrix] if matrix else (0.0, 0.0)
     values = (*steps, *box.window, *box.offset, *box.resized, *box.source, box.smooth, full, *weights)
-    return cast(np.void, np.array([values], FIT)[0])
+    return np.array([values], FIT).tobytes()
