@@ -10,6 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n auto
 
 demo: $(READY)
 	$(BIN)/eyas predict samples --save out/demo
+	$(BIN)/eyas track samples/parade.mp4 --save out/demo/parade.mp4
 
 test: $(READY)
 	$(PYTEST) -m "not slow"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 from functools import cache
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -29,6 +30,7 @@ GOLDEN, START = 0.618034, 0.96
 SHADES = ((0.45, 1.0), (0.9, 0.65), (0.75, 0.95))
 PANEL_SHARE = 0.3  # of the picture behind the likeliest classes; the rest is black, so that white stays readable
 MOST_CLASSES = 5  # lines of that panel
+ColourBy = Literal["class", "track"]
 UNICODE = int(cv2.__version__.split(".")[0]) >= 5  # what cv2.putText can write
 
 
@@ -39,6 +41,7 @@ def draw(
     labels: bool = True,
     line_width: int | None = None,
     point_score: float = 0.5,
+    colour_by: ColourBy = "class",
 ) -> Image:
     """Return a copy of `image` with its result on it: every object with its box and label, or the likeliest classes.
 
@@ -50,13 +53,14 @@ def draw(
     the picture is cut to the name; a picture with less than three lines' height or width gets none.
     line_width: thickness of the boxes in pixels; None fits it to the picture and makes it thinner on small boxes.
     point_score: only key points that score above it (0…1) are drawn, and only limbs between two of these.
+    colour_by: "track" gives each tracker id its colour instead of each class; see `object_colours`.
     Raises SourceError for an `image` that is none, OptionError for a line width below 1, a point score out of its
     range, masks of another size than the picture's, and a result that is neither of the two.
     """
     picture = check_image(image).copy()
     _check(result, line_width, point_score)
     if isinstance(result, Detections):
-        _draw_objects(picture, image, result, labels, line_width, point_score)
+        _draw_objects(picture, image, result, labels, line_width, point_score, colour_by)
     elif labels:
         _draw_classes(picture, result)
     return picture
@@ -77,7 +81,13 @@ def _check(result: object, line_width: int | None, point_score: float) -> None:
 
 
 def _draw_objects(
-    picture: Image, image: Image, detections: Detections, labels: bool, line_width: int | None, point_score: float
+    picture: Image,
+    image: Image,
+    detections: Detections,
+    labels: bool,
+    line_width: int | None,
+    point_score: float,
+    colour_by: ColourBy,
 ) -> None:
     best_first = detections[np.argsort(-detections.confidence, kind="stable")]
     masks, turned, points = best_first.mask, best_first.xyxyxyxy, best_first.keypoints
@@ -87,7 +97,7 @@ def _draw_objects(
         remedy = "Draw on the picture that was predicted."
         raise OptionError(problem("the masks are of another picture", got=got, expected=expected, remedy=remedy))
     corners = _whole_pixels(best_first.xyxy, size)
-    colours = [class_colour(i) for i in best_first.class_id.tolist()]
+    colours = object_colours(best_first, colour_by)
     extents = (corners[:, 2:] - corners[:, :2]).clip(0)
     sides = extents.min(axis=1, initial=min(size)).astype(np.float64)
     if turned is not None:  # a long thin box across the picture has a large upright one
@@ -150,6 +160,16 @@ def class_colour(class_id: int) -> Bgr:
     saturation, value = SHADES[class_id % len(SHADES)]
     r, g, b = colorsys.hsv_to_rgb((class_id * GOLDEN + START) % 1, saturation, value)
     return round(b * 255), round(g * 255), round(r * 255)
+
+
+def object_colours(detections: Detections, colour_by: ColourBy = "class") -> list[Bgr]:
+    """The colour of each object: its class's, or that of its tracker id, from 1, as if that were a class from 0.
+
+    The colours of ids come again after a thousand; objects without an id have their class's.
+    """
+    if colour_by == "class" or detections.tracker_id is None:
+        return [class_colour(i) for i in detections.class_id.tolist()]
+    return [class_colour((i - 1) % 1000) for i in detections.tracker_id.tolist()]
 
 
 def ink(background: Bgr) -> Bgr:

@@ -336,6 +336,29 @@ class Model:
         job = Job(picture, *self.thresholds(conf, iou), whole=False)
         return cast("Result", self._lane("latency").batcher.call(job))
 
+    def track(
+        self,
+        source: Any,
+        *,
+        tracker: str | None = "deepsort",
+        conf: float | None = None,
+        iou: float | None = None,
+        reid: Model | None = None,
+        tracker_options: dict[str, Any] | None = None,
+        **video: Any,
+    ) -> Generator[Prediction, None, None]:
+        """Follow objects through a video: each frame with its `Detections`, which `tracker_id` numbers.
+
+        source: a path, an address, a camera's number, a list of these, or an opened `eyas.video.VideoSource` or
+        `VideoSources`, which stays open. video: settings of `eyas.video.open_video`. Others: see
+        `eyas.tracking.follow.follow`. Raises OptionError at once; SourceError at the first frame.
+        """
+        from eyas.tracking.follow import track  # neither trackers nor video before they are asked for
+
+        return track(
+            self, source, video, tracker=tracker, conf=conf, iou=iou, reid=reid, tracker_options=tracker_options
+        )
+
     def thresholds(self, conf: float, iou: float | None = None) -> tuple[float, float]:
         """Both, checked; the card's iou where none is given. Raises OptionError."""
         iou = self.card.iou if iou is None else iou

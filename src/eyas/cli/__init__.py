@@ -31,6 +31,7 @@ from eyas.cli import (
     predict,
     quantize,
     trace,
+    track,
     val,
     verify,
 )
@@ -38,6 +39,7 @@ from eyas.errors import EyasError
 
 GROUPS = (
     predict,
+    track,
     val,
     bench,
     trace,

@@ -21,7 +21,7 @@ from eyas.cli.model import (
     open_model,
     tracing_to,
 )
-from eyas.errors import OptionError, problem
+from eyas.errors import OptionError, SourceError, problem
 
 if TYPE_CHECKING:
     from eyas.results import Prediction, Result
@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
     items = list(pictures(args.source, args.max_pixels or MAX_PIXELS))
     places = {"pictures": args.save, "text": args.save_txt, "crops": args.crops, "json": args.json, "csv": args.csv}
+    _refuse_videos(items)
     refuse_to_overwrite(args.save, items)
     options = SinkOptions(**places, text_confidence=args.save_conf)
     if len(items) >= FEW:
@@ -111,6 +112,17 @@ def run(args: argparse.Namespace) -> int:
             found["embeddings" if len(items) - failed > 1 else "embedding"] = len(items) - failed
         _summary(places, len(items), failed, +found, seconds)
     return 1 if failed else 0
+
+
+def _refuse_videos(items: list[Picture]) -> None:
+    """Raise SourceError where a video is named as a picture."""
+    from eyas.source import VIDEO_SUFFIXES
+
+    for path in (Path(item.source_id) for item in items):
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+            what, got = f"{path} is a video", f"a {path.suffix} file"
+            remedy = f"`eyas track {path}` follows what is in it; with --tracker none it only finds it."
+            raise SourceError(problem(what, got=got, expected="pictures", remedy=remedy))
 
 
 def refuse_to_overwrite(folder: Path | None, items: list[Picture]) -> None:

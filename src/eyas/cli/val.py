@@ -1,4 +1,7 @@
-"""`eyas val MODEL --data PATH`: how good a detector is on labelled pictures, alone or against another."""
+"""`eyas val MODEL --data PATH`: how good a detector is on labelled pictures, alone or against another.
+
+`eyas val --task track SOURCE`: how good trackers are (`eyas.cli.val_tracks`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eyas.cli.model import add_engine_flags, add_network_flags
-from eyas.errors import DataError, problem
+from eyas.errors import DataError, OptionError, problem
 from eyas.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -23,19 +26,26 @@ if TYPE_CHECKING:
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     """Declare the command and its flags."""
-    text = "measure a detector on labelled pictures"
+    text = "measure a detector on labelled pictures, or trackers on known tracks"
     p = commands.add_parser("val", parents=[common], help=text, description=text.capitalize() + ".")
-    p.add_argument("model", metavar="MODEL", help="an .onnx file or a model's name (`eyas models`)")
-    p.add_argument(
-        "--data", metavar="PATH", type=Path, required=True, help="COCO .json, YOLO .yaml or folder, Pascal VOC folder"
-    )
+    what = "an .onnx file or a model's name (`eyas models`); with --task track what is judged: see there"
+    p.add_argument("model", nargs="?", metavar="MODEL", help=what)
+    p.add_argument("--task", choices=["detect", "track"], default="detect", help="what is measured (default detect)")
+    p.add_argument("--data", metavar="PATH", type=Path, help="COCO .json, YOLO .yaml or folder, Pascal VOC folder")
     p.add_argument("--images", metavar="DIR", type=Path, help="the pictures, where they are not beside the labels")
     p.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
-    p.add_argument("--conf", type=float, default=0.001, metavar="C", help="leave out what scores below (default 0.001)")
+    what = "leave out what scores below (default 0.001; trackers: as `eyas track`, and all of a det.txt)"
+    p.add_argument("--conf", type=float, metavar="C", help=what)
     p.add_argument("--iou", type=float, metavar="T", help="NMS threshold (default: the model's own)")
     p.add_argument("--format", choices=["table", "json"], default="table", help="json: one report on standard output")
     p.add_argument("--json", action="store_const", const="json", dest="format", help="same as --format json")
     p.add_argument("--save", metavar="DIR", type=Path, help="curves, confusions, worst pictures, report and results")
+    tracks = p.add_argument_group("--task track SOURCE: a folder of MOT sequences (gt.txt, det.txt), or a video")
+    tracks.add_argument("--truth", metavar="FILE", type=Path, help="the known tracks of a video or of --results")
+    tracks.add_argument("--results", metavar="FILE", type=Path, help="tracks to judge, instead of SOURCE")
+    tracks.add_argument("--tracker", nargs="+", metavar="NAME", help="one or more (after SOURCE; default deepsort)")
+    what = "what detects in a video (default nanodet)"
+    tracks.add_argument("-m", "--model", dest="detector", metavar="MODEL", help=what)
     versus = p.add_argument_group("against another (any of these)")
     versus.add_argument("--vs", metavar="MODEL", help="another model; it says itself what it is (default: the same)")
     versus.add_argument("--vs-backend", metavar="NAME", help="what runs the other (default: the same)")
@@ -47,6 +57,12 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, show and save; 1 where a picture failed."""
+    _check(args)
+    if args.task == "track":
+        from eyas.cli import val_tracks
+
+        args.detector = args.detector or "nanodet"
+        return val_tracks.run(args, _options(args))
     import cv2
 
     from eyas.cli.val_tables import print_report
@@ -69,6 +85,23 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         _tell(args, report)
     return 1 if report["failed"] else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise OptionError where something is missing, or belongs to another task."""
+    track = args.task == "track"
+    detect_only, track_only = "data images limit vs vs_backend vs_precision", "truth results tracker detector"
+    others = (detect_only if track else track_only).split()
+    flags = [f"--{'model' if name == 'detector' else name.replace('_', '-')}" for name in others]
+    unfit = [flag for flag, name in zip(flags, others, strict=True) if getattr(args, name) is not None]
+    if unfit:
+        what, expected = f"the task {args.task} has no use for this", "only what its own help says"
+        remedy = "Name what is judged without a flag." if track else "--task track measures trackers."
+        raise OptionError(problem(what, got=", ".join(unfit), expected=expected, remedy=remedy))
+    if not track and (args.model is None or args.data is None):
+        got = "no model" if args.model is None else "no --data"
+        remedy = "eyas val nanodet --data coco/instances.json; for trackers, --task track."
+        raise OptionError(problem("too little to measure", got=got, expected="MODEL and --data", remedy=remedy))
 
 
 def _evaluate_all(args: argparse.Namespace, data: Dataset) -> tuple[dict[str, Any], Evaluation]:
@@ -108,7 +141,7 @@ def _open(model: str, options: dict[str, Any]) -> Model:
 def _evaluate(
     args: argparse.Namespace, name: str, model: Model, data: Dataset, classes: ClassMap
 ) -> tuple[dict[str, Any], Evaluation]:
-    from eyas.evaluation.evaluate import BEST, evaluate
+    from eyas.evaluation.evaluate import BEST, CONF, evaluate
 
     def watch(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
         if args.quiet or not sys.stderr.isatty():
@@ -120,7 +153,8 @@ def _evaluate(
         return iter(track(predictions, what, len(data.images), console=Console(stderr=True), transient=True))
 
     engine = model.engine("throughput").description
-    result = evaluate(model, data, classes, conf=args.conf, iou=args.iou, watch=watch)
+    conf = CONF if args.conf is None else args.conf
+    result = evaluate(model, data, classes, conf=conf, iou=args.iou, watch=watch)
     if not result.images:
         path, why = result.failed[0]
         raise DataError(
@@ -133,7 +167,7 @@ def _evaluate(
         "engine": engine,
         "data": str(args.data),
         "data_format": data.format,
-        "settings": {"conf": args.conf, "nms_iou": nms, "detections_a_picture": BEST},
+        "settings": {"conf": conf, "nms_iou": nms, "detections_a_picture": BEST},
     }
     return about | result.report(), result
 

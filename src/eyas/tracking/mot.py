@@ -117,10 +117,14 @@ def _unfit(what: str, got: str) -> str:
 
 
 def write_mot(path: Path, table: MotTable) -> None:
-    """Write it: pixels to 0.01, confidence to 1e-4. Raises SinkError."""
+    """Write it: see `mot_lines`. Raises SinkError."""
+    write_atomically(path, "".join(mot_lines(table)).encode())
+
+
+def mot_lines(table: MotTable) -> list[str]:
+    """A line for each row, with its end: pixels to 0.01, confidence to 1e-4."""
     columns = (table.frame.tolist(), table.track_id.tolist(), table.xywh.tolist(), table.confidence.tolist())
-    lines = [
+    return [
         f"{frame},{track},{x:.2f},{y:.2f},{w:.2f},{h:.2f},{confidence:.4f},-1,-1,-1\n"
         for frame, track, (x, y, w, h), confidence in zip(*columns, strict=True)
     ]
-    write_atomically(path, "".join(lines).encode())

@@ -1,4 +1,4 @@
-"""Annotated video: frames with what was found drawn → H.264 in mp4, mov or mkv, or sent to an rtmp server.
+"""Annotated video: frames with what was found drawn → H.264 in mp4, mov or mkv, or sent to a server (rtmp, rtsp).
 
 The frames keep their times. What is written can be played at any moment: mp4 and mov grow in fragments, a few seconds
 each, and `close` makes an ordinary file of them in place, with one index.
@@ -34,7 +34,7 @@ log = logging.getLogger("eyas")
 TICK = Fraction(1, 90_000)  # the time base: 30, 25 and 30000/1001 frames a second are whole in it
 FRAGMENT_S = 2.0  # a key frame, and with it a new fragment, at least so often
 SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-SERVERS = {"rtmp": "flv", "rtmps": "flv"}
+SERVERS = {"rtmp": "flv", "rtmps": "flv", "rtsp": "rtsp"}
 PUSH_TIMEOUT_US = 10_000_000
 ENCODERS = {  # without B frames times are as given, and few frames wait in the encoder
     "libx264": {"crf": "23", "preset": "veryfast", "bf": "0", "rc-lookahead": "10", "forced-idr": "1"},
@@ -64,7 +64,7 @@ class VideoSink:
         encoder: str | None = None,
         options: dict[str, str] | None = None,
     ) -> None:
-        """place: a file named .mp4, .m4v, .mov or .mkv, which is begun with the first frame; or an rtmp address.
+        """place: a file named .mp4, .m4v, .mov or .mkv, begun with the first frame; or an rtmp or rtsp address.
 
         sound_of: where the frames come from; if it is a file, its sound is copied as it is, where the container takes
         it. rate: frames a second of frames without a time. labels, line_width: see `draw`. encoder, options: another
@@ -198,6 +198,8 @@ class VideoSink:
         elif self._is_file:
             settings["cluster_time_limit"] = "1000"  # ms: so much may be lost
             settings["avoid_negative_ts"] = "disabled"  # else sound that begins early would move the frames
+        elif self._format == "rtsp":
+            settings |= {"rtsp_transport": "tcp", "timeout": str(PUSH_TIMEOUT_US)}
         else:
             settings["rw_timeout"] = str(PUSH_TIMEOUT_US)
         self._out = self._av.open(self._file or self.place, "w", format=self._format, options=settings)

@@ -1,0 +1,103 @@
+"""What `eyas track` counts while it runs, and the table and lines that it ends with."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eyas.results import Prediction
+    from eyas.video import VideoSource
+
+COLUMNS = ("stream", "frames", "seconds", "frames/s", "objects", "dropped", "broken", "gaps", "latency")
+REMEMBERED = 10_000  # latencies
+
+
+class Tally:
+    """What has come of one stream."""
+
+    def __init__(self, source: VideoSource, tracked: bool) -> None:
+        """tracked: whether objects have ids, so that each counts once."""
+        self.source, self.tracked = source, tracked
+        self.taken = self.frames = self.failed = 0
+        self.last_s = 0.0
+        self.found: Counter[str] = Counter()
+        self._ids: set[int] = set()
+        self._begun: deque[float] = deque()
+        self._latency_s: deque[float] = deque(maxlen=REMEMBERED)
+        self._start = self._end = time.perf_counter()
+
+    def begin(self) -> None:
+        """A frame has been read."""
+        self.taken += 1
+        self._begun.append(time.perf_counter())
+
+    def add(self, prediction: Prediction) -> None:
+        """And this has come of it."""
+        self._end = time.perf_counter()
+        self._latency_s.append(self._end - self._begun.popleft())
+        if prediction.frame is None or prediction.detections is None:
+            self.failed += 1
+            return
+        self.frames += 1
+        self.last_s = prediction.frame.pts_s or 0.0
+        found = prediction.detections
+        if found.tracker_id is None:
+            self.found.update(found.class_name)
+            return
+        for i, name in zip(found.tracker_id.tolist(), found.class_name, strict=True):
+            if i not in self._ids:
+                self._ids.add(i)
+                self.found[name] += 1
+
+    @property
+    def rate(self) -> float:
+        """Frames a second, by the clock."""
+        return self.frames / max(self._end - self._start, 1e-9)
+
+    def told(self) -> str:
+        """The line that ends a run."""
+        kinds = ", ".join(f"{n} {name}" for name, n in self.found.most_common(6)) or "nothing"
+        kinds += f" and {len(self.found) - 6} other classes" if len(self.found) > 6 else ""
+        stats, gaps = self.source.stats, len(self.source.gaps)
+        more = {"dropped": stats.dropped, "broken": stats.broken, "failed": self.failed, "gap" + "s" * (gaps > 1): gaps}
+        trouble = "".join(f", {n} {what}" for what, n in more.items() if n)
+        what = "followed" if self.tracked else "found"
+        return f"{self.source.source_id}: {self.frames} frames, {self.rate:.1f} a second{trouble}; {what} {kinds}"
+
+    def row(self) -> tuple[str, ...]:
+        """As in COLUMNS."""
+        stats, live = self.source.stats, self.source.live
+        latency = f"{1000 * statistics.median(self._latency_s):.0f} ms" if live and self._latency_s else "-"
+        kinds = ", ".join(f"{n} {name}" for name, n in self.found.most_common()) or "nothing"
+        numbers = (stats.dropped if live else "-", stats.broken + self.failed, len(self.source.gaps) if live else "-")
+        return (
+            self.source.source_id,
+            str(self.frames),
+            f"{self.last_s:.2f}",
+            f"{self.rate:.1f}",
+            kinds,
+            *map(str, numbers),
+            latency,
+        )
+
+
+def print_table(tallies: Iterable[Tally]) -> None:
+    """A row for each stream, on standard output."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*COLUMNS, box=None, pad_edge=False)
+    for tally in tallies:
+        table.add_row(*map(escape, tally.row()))
+    console = Console()
+    if not console.is_terminal:  # a pipe or a file has no width to wrap at
+        console = Console(width=1_000_000)
+    with console.capture() as shown:
+        console.print(table)
+    sys.stdout.write(shown.get())
