@@ -70,6 +70,7 @@ CALLS: dict[tuple[str, str], tuple[str, ...]] = {
     ("IRuntimeCache", "serialize"): (),
     ("IRuntimeCache", "deserialize"): ("bytes",),
     ("EngineInspector", "get_engine_information"): ("LayerInformationFormat",),
+    ("IExecutionContext", "set_optimization_profile_async"): ("int", "int"),
     ("IExecutionContext", "set_input_shape"): ("str", "tuple"),
     ("IExecutionContext", "set_tensor_address"): ("str", "int"),
     ("IExecutionContext", "get_tensor_shape"): ("str",),
@@ -91,6 +92,8 @@ ATTRIBUTES = {
     ("Runtime", "DLA_core"): True,
     ("Runtime", "engine_host_code_allowed"): True,
     ("ICudaEngine", "num_io_tensors"): False,
+    ("IRuntimeConfig", "cuda_graph_strategy"): True,
+    ("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"): True,
     ("ILayer", "num_outputs"): False,
     ("ILayer", "name"): False,
     ("ITensor", "name"): False,
@@ -107,6 +110,8 @@ MEMBERS = {
     "LayerInformationFormat": ("JSON",),
     "HardwareCompatibilityLevel": ("AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"),
     "DeviceType": ("DLA",),
+    "CudaGraphStrategy": ("WHOLE_GRAPH_CAPTURE",),
+    "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
     "ComputeCapability": ("CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120", "SM121"),
 }
 # Set before 10 only, on weakly typed networks; strongly typed bindings have no such property.
@@ -177,7 +182,7 @@ def used() -> set[tuple[str, str]]:
 
 def test_no_call_is_missing_from_the_tables():
     known = set(CALLS) | set(ATTRIBUTES) | WEAKLY_TYPED_ONLY
-    ours = {"is_input", "least", "largest", "code", "args", "strerror"}  # of `Tensor` and of exceptions
+    ours = {"is_input", "shapes", "code", "args", "strerror"}  # of `Tensor` and of exceptions
     missing = []
     for name, attribute in used():
         classes = HOLDS[name] if isinstance(HOLDS[name], tuple) else (HOLDS[name],)

@@ -1,12 +1,10 @@
-"""The executor over a stand-in for engine and device memory that really moves bytes by address."""
+"""TensorRT's lanes on a stand-in for the GPU that really moves bytes by address, and does nothing before a wait."""
 
 from __future__ import annotations
 
-import json
-import threading
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from enum import IntEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -14,141 +12,17 @@ from typing import Any, ClassVar
 import fake_trt
 import numpy as np
 import pytest
+from fake_cuda import HERE, CUresult, Machine, machine
+from fake_trt_engine import EDGES, Context, Graphs, Mode, Specialise, World, edition, sums
 
-from eyas.errors import BackendError
+from eyas import extras
+from eyas.cuda import device as cuda_device
+from eyas.errors import BackendError, EyasError
 from eyas.trt import device, plugin, targets
-from eyas.trt.device import Gpu
 from eyas.trt.edition import Edition
-from eyas.trt.executor import Executor
-from eyas.trt.memory import CudaCore
 from eyas.types import BuildSpec
 
-Mode = IntEnum("Mode", {"INPUT": 1, "OUTPUT": 2})
-Format = IntEnum("Format", {"JSON": 1})
-# name → (mode, type, shape); free dimensions are −1. "sum" is the sum of a picture, "mask" whether it is over limit.
-EDGES = {
-    "images": (Mode.INPUT, np.uint8, (-1, 4, 4, 3)),
-    "limits": (Mode.INPUT, np.float32, (-1, 2)),
-    "sums": (Mode.OUTPUT, np.float32, (-1, 2)),
-    "mask": (Mode.OUTPUT, np.bool_, (-1,)),
-}
-EDITION = Edition(
-    SimpleNamespace(TensorIOMode=Mode, nptype=lambda t: t, LayerInformationFormat=Format), "Fake", (1, 0), True
-)
-
-
-class Block:
-    def __init__(self, address: int, size: int) -> None:
-        self.address, self.host, self.device = address, np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-
-
-class Memory:
-    """Device memory is another array; `log` says in which order things were asked for."""
-
-    def __init__(self, world: World) -> None:
-        self.world, self.log, self.stream = world, [], 7
-        world.memories.append(self)
-
-    def allocate(self, size: int) -> Block:
-        block = Block(1000 + 10 * len(self.world.blocks), size)
-        self.world.blocks[block.address] = block
-        return block
-
-    def upload(self, block: Block, size: int) -> None:
-        self.log.append("upload")
-        block.device[:size] = block.host[:size]
-
-    def download(self, block: Block, size: int) -> None:
-        self.log.append("download")
-        block.host[:size] = block.device[:size]
-
-    def wait(self) -> None:
-        self.log.append("wait")
-
-    def use(self) -> None:
-        self.log.append("use")
-
-    def close(self) -> None:
-        self.log.append("close")
-
-
-class World:
-    """An engine for 2 to 4 pictures."""
-
-    def __init__(self, least: int = 2, most: int = 4) -> None:
-        self.least, self.most = least, most
-        self.blocks: dict[int, Block] = {}
-        self.memories: list[Memory] = []
-        self.contexts: list[Context] = []
-        self.num_io_tensors = len(EDGES)
-        self.broken = ""
-
-    def get_tensor_name(self, i: int) -> str:
-        return list(EDGES)[i]
-
-    def get_tensor_mode(self, name: str) -> Any:
-        return EDGES[name][0]
-
-    def get_tensor_dtype(self, name: str) -> Any:
-        return EDGES[name][1]
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return EDGES[name][2]
-
-    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        assert profile == 0
-        return [(n, *EDGES[name][2][1:]) for n in (self.least, self.most, self.most)]
-
-    def create_execution_context(self) -> Any:
-        if self.broken == "context":
-            return None
-        self.contexts.append(Context(self))
-        return self.contexts[-1]
-
-    def create_engine_inspector(self) -> Any:
-        layers = [
-            {"Name": "conv", "LayerType": "Conv", "Outputs": [{"Format/Datatype": "Half", "Dimensions": [1, 8]}]},
-            {"Name": "q", "LayerType": "Q", "Outputs": [{"Format/Datatype": "Int8 NCHW"}], "Metadata": "a\x1eb"},
-            "only a name",
-        ]
-        return SimpleNamespace(get_engine_information=lambda kind: json.dumps({"Layers": layers}))
-
-    def executor(self, **settings: Any) -> Executor:
-        return Executor(EDITION, object(), self, lambda: Memory(self), description="fake", **settings)
-
-
-class Context:
-    def __init__(self, world: World) -> None:
-        self.world, self.count, self.shapes_set = world, 0, 0
-        self.addresses: dict[str, int] = {}
-        self.busy = threading.Lock()
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.count, self.shapes_set = shape[0], self.shapes_set + 1
-        return self.world.least <= shape[0] <= self.world.most
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (self.count, *EDGES[name][2][1:])
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return self.world.broken != "address"
-
-    def execute_async_v3(self, stream: int) -> bool:
-        assert stream == 7
-        assert self.busy.acquire(blocking=False), "two threads in one context"
-        images, limits = self._device("images"), self._device("limits")
-        sums = images.reshape(self.count, -1).sum(axis=1, dtype=np.float32)
-        self._device("sums")[:] = np.stack([sums, limits[:, 1]], axis=1)
-        self._device("mask")[:] = sums > limits[:, 0]
-        self.busy.release()
-        return self.world.broken != "launch"
-
-    def _device(self, name: str) -> Any:
-        _, dtype, _ = EDGES[name]
-        shape = self.get_tensor_shape(name)
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return self.world.blocks[self.addresses[name]].device[:size].view(dtype).reshape(shape)
+__all__ = ["machine"]
 
 
 def feeds(count: int, seed: int = 0) -> dict[str, Any]:
@@ -158,62 +32,115 @@ def feeds(count: int, seed: int = 0) -> dict[str, Any]:
 
 
 def assert_right(given: dict[str, Any], found: dict[str, Any]) -> None:
-    sums = given["images"].reshape(len(given["images"]), -1).sum(axis=1)
-    np.testing.assert_array_equal(found["sums"], np.stack([sums, given["limits"][:, 1]], axis=1))
-    np.testing.assert_array_equal(found["mask"], sums > given["limits"][:, 0])
+    wanted = sums(given)
+    np.testing.assert_array_equal(found["sums"], wanted["sums"])
+    np.testing.assert_array_equal(found["mask"], wanted["mask"])
     assert (found["sums"].dtype, found["mask"].dtype) == (np.float32, np.bool_)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
-def test_any_number_of_pictures(count: int):
-    executor = World().executor()
-    given = feeds(count)
-    assert_right(given, executor.infer(given))
+KINDS = {
+    "10": edition(),
+    "8.6, one context for all sizes": edition((8, 6, 1)),
+    "RTX, which captures by itself": edition((1, 7, 1), rtx=True),
+}
 
 
-def test_nothing_is_allocated_after_it_was_made():
-    world = World()
-    executor = world.executor(lanes=2)
-    assert len(world.blocks) == 2 * len(EDGES)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("most", [4, 70])
+@pytest.mark.parametrize("broken", ["", "capture", "quiet capture"])
+def test_any_number_of_pictures(machine: Machine, kind: Edition, most: int, broken: str):
+    world = World(machine, most=most)
+    world.broken = broken
+    executor = world.executor(kind)
+    for count in [4, 1, 2, 3, 9, 5, 1, 71, 150]:
+        given = feeds(count, count)
+        assert_right(given, executor.infer(given))
+    executor.close()
+
+
+def test_a_context_and_a_graph_for_each_size(machine: Machine):
+    world = World(machine, 1, 70)
+    executor = world.executor()
+    assert executor.all[0].lane.sizes == (1, 8, 64, 70)
+    assert [c.count for c in world.contexts] == [1, 8, 64, 70]
+    assert [c.shapes_set for c in world.contexts] == [2] * 4
+    for count in (1, 3, 8, 9, 65):
+        assert_right(feeds(count), executor.infer(feeds(count)))
+    assert [c.eager for c in world.contexts] == [2] * 4, "after the warm-up only graphs are launched"
+    assert [c.shapes_set for c in world.contexts] == [2] * 4
+    assert len({c.addresses["images"] for c in world.contexts}) == 1, "one block for all sizes"
+
+
+def test_a_smaller_batch_runs_on_the_next_larger_size_but_not_below_the_least(machine: Machine):
+    seen = []
+    world = World(machine, 2, 9, compute=lambda given: seen.append(len(given["images"])) or sums(given))
+    executor = world.executor()
+    seen.clear()
+    for count in (1, 2, 3, 8, 9):
+        executor.infer(feeds(count))
+    assert seen == [2, 2, 8, 8, 9]
+
+
+def test_what_cannot_be_captured_is_told_and_runs(machine: Machine, caplog: pytest.LogCaptureFixture):
+    world = World(machine)
+    world.broken = "capture"
+    with caplog.at_level("DEBUG", logger="eyas"):
+        executor = world.executor()
+    assert "batches of 2 run without a CUDA graph: TensorRT: the launch failed" in caplog.text
+    machine.launches.clear()
+    assert_right(feeds(4), executor.infer(feeds(4)))
+    assert len(machine.launches) == 1, "the download's"
+
+
+def test_before_10_a_graph_is_captured_where_one_size_is_all(machine: Machine):
+    world = World(machine, 4, 4)
+    assert_right(feeds(4), world.executor(edition((8, 6, 1))).infer(feeds(4)))
+    assert [c.eager for c in world.contexts] == [2]
+    several = World(machine)
+    assert_right(feeds(4), several.executor(edition((8, 6, 1))).infer(feeds(4)))
+    assert len(several.contexts) == 1
+
+
+def test_before_10_contexts_cannot_share_a_profile(machine: Machine):
+    with pytest.raises(BackendError, match=r"cannot do 2 contexts of a free batch: got one optimisation profile"):
+        World(machine).executor(edition((8, 6, 1)), lanes=2)
+
+
+def test_an_engine_of_a_fixed_batch_has_no_profile(machine: Machine):
+    edges = {name: (mode, dtype, (3, *shape[1:])) for name, (mode, dtype, shape) in EDGES.items()}
+    for kind in KINDS.values():
+        executor = World(machine, 3, 3, edges).executor(kind, lanes=2)
+        assert executor.largest == 3
+        assert_right(feeds(7), executor.infer(feeds(7)))
+
+
+def test_nothing_is_allocated_after_it_was_made(machine: Machine):
+    executor = World(machine).executor(lanes=2)
+    before = machine.held()
+    assert before == 2 * len(EDGES)
     for count in (4, 1, 3, 9):
         executor.infer(feeds(count))
-    assert len(world.blocks) == 2 * len(EDGES)
-    assert len(world.contexts) == len(world.memories) == 2
+    assert machine.held() == before
 
 
-def test_shapes_are_set_only_when_they_change():
-    world = World()
-    executor = world.executor()
-    before = world.contexts[0].shapes_set
-    for _ in range(3):
-        executor.infer(feeds(4))
-    assert world.contexts[0].shapes_set == before
-    executor.infer(feeds(3))
-    assert world.contexts[0].shapes_set == before + 2
-
-
-def test_the_order_of_work_and_results_that_stay():
-    world = World()
-    executor = world.executor()
-    given = feeds(3)
-    first = executor.infer(given)
+def test_results_stay_when_the_lane_goes_on(machine: Machine):
+    executor = World(machine).executor()
+    first = executor.infer(feeds(3))
     kept = {name: array.copy() for name, array in first.items()}
-    assert world.memories[0].log == ["use", "upload", "upload", "download", "download", "wait"]
     executor.infer(feeds(3, seed=1))
     for name, array in kept.items():
         np.testing.assert_array_equal(first[name], array)
 
 
-def test_arrays_of_any_layout_are_taken():
+def test_arrays_of_any_layout_are_taken(machine: Machine):
     given = feeds(3)
     given["images"] = given["images"][:, :, ::-1]
     given["limits"] = given["limits"].astype(np.float64)
-    assert_right(given, World().executor().infer(given))
+    assert_right(feeds(3) | {"images": given["images"]}, World(machine).executor().infer(given))
 
 
-def test_threads_share_the_lanes():
-    world = World()
-    executor = world.executor(lanes=2)
+def test_threads_share_the_lanes(machine: Machine):
+    executor = World(machine).executor(lanes=2)
     assert executor.parallel == 2
     with ThreadPoolExecutor(8) as pool:
         for given, found in [(g, pool.submit(executor.infer, g)) for g in map(feeds, [1, 2, 3, 4] * 20, range(80))]:
@@ -224,106 +151,88 @@ def test_threads_share_the_lanes():
     ("broken", "said"),
     [
         ("context", "no execution context"),
+        ("profile", "the optimisation profile is refused: got 0"),
+        ("shape", r"the shape of images is not in the engine's range: got \[2, 4, 4, 3\]"),
         ("address", "an address is refused: got images"),
         ("launch", "launch failed"),
+        ("data", r"the size of mask depends on the data: got \[-1\]"),
+        ("size", r"the size of images is free: got \[2, 4, 4, 3\] to \[4, 5, 5, 4\]"),
     ],
 )
-def test_what_tensorrt_refuses_is_said(broken: str, said: str):
-    world = World()
+def test_what_tensorrt_refuses_is_said(machine: Machine, broken: str, said: str):
+    world = World(machine)
     world.broken = broken
     with pytest.raises(BackendError, match=said):
-        world.executor().infer(feeds(2))
+        world.executor()
 
 
-def test_after_a_failure_the_lane_is_free_again():
-    world = World()
-    executor = world.executor()
+def test_after_a_failed_launch_the_lane_is_free_again(machine: Machine):
+    world = World(machine)
+    executor = world.executor(edition((8, 6, 1)))  # launches the context, no graph
     world.broken = "launch"
     for _ in range(3):
-        with pytest.raises(BackendError):
+        with pytest.raises(BackendError, match="launch failed"):
             executor.infer(feeds(2))
     world.broken = ""
     assert_right(feeds(2), executor.infer(feeds(2)))
 
 
-def test_close_keeps_the_cache_and_frees_every_lane():
-    world = World()
-    kept = []
+def test_close_keeps_the_cache_and_frees_every_lane(machine: Machine):
+    world = World(machine)
+    kept: list[int] = []
     executor = world.executor(lanes=2, keep=lambda: kept.append(len(world.contexts)))
+    streams = [lane.lane.stream for lane in executor.all]
     executor.close()
-    assert kept == [2]
-    assert [memory.log[-1] for memory in world.memories] == ["close", "close"]
+    executor.close()
+    assert kept == [4]
+    assert machine.held() == 0
+    assert all(stream.closed for stream in streams)
+    del executor
+    gc.collect()
+    assert machine.graphs == {}
 
 
-def test_layers_come_from_the_inspector():
-    conv, quantised, bare = World().executor().layers()
+def test_layers_come_from_the_inspector(machine: Machine):
+    conv, quantised, bare = World(machine).executor().layers()
     assert (conv.name, conv.kind, conv.precision, conv.shape) == ("conv", "Conv", "fp16", (1, 8))
     assert (quantised.precision, quantised.fused) == ("int8", ("a", "b"))
     assert bare.name == "only a name"
 
 
-def test_cuda_core_is_asked_as_documented():
-    """Against a stand-in with cuda-core's names: blocks are allocated, copied on the stream, and freed in order."""
-    log: list[Any] = []
-    arrays: list[Any] = []
+# ---- what can go wrong with the device ----
 
-    class Buffer:
-        def __init__(self, word: str, size: int) -> None:
-            self.word, self.array = word, np.zeros(size, np.uint8)
-            self.handle = self.array.ctypes.data
-            arrays.append(self.array)
 
-        def copy_from(self, source: Buffer, *, stream: Any) -> None:
-            log.append((self.word, "from", source.word, stream.handle))
-            self.array[:] = source.array
+def test_no_memory_is_a_clear_error(machine: Machine):
+    machine.room = 1000
+    with pytest.raises(BackendError, match=r"no memory on GPU 0 for \d+ bytes: got .*OUT_OF_MEMORY.*a smaller batch"):
+        World(machine, 1, 70).executor()
+    machine.room = 1 << 30
+    assert_right(feeds(3), World(machine).executor().infer(feeds(3)))
 
-        def copy_to(self, target: Buffer, *, stream: Any) -> None:
-            log.append((self.word, "to", target.word, stream.handle))
-            target.array[:] = self.array
 
-        def close(self, stream: Any = None) -> None:
-            log.append((self.word, "close"))
+GONE = [CUresult.CUDA_ERROR_DEVICE_UNAVAILABLE, CUresult.CUDA_ERROR_ECC_UNCORRECTABLE]
 
-    class Device:
-        def __init__(self, index: int) -> None:
-            log.append(("device", index))
 
-        def set_current(self) -> None:
-            log.append(("set_current",))
+@pytest.mark.parametrize("code", GONE, ids=lambda code: code.name)
+def test_a_device_that_disappears_is_told_and_closing_goes_on(
+    machine: Machine, code: Any, caplog: pytest.LogCaptureFixture
+):
+    executor = World(machine).executor(lanes=2)
+    machine.lost = code
+    for _ in range(3):
+        with pytest.raises(BackendError, match=rf"GPU 0 refuses: got {code.name}: .*; expected success\. .*anew"):
+            executor.infer(feeds(2))
+    executor.close()
+    assert "a lane of fake was not freed" in caplog.text
 
-        def create_stream(self) -> Any:
-            return SimpleNamespace(
-                handle=42, sync=lambda: log.append(("sync",)), close=lambda: log.append(("stream", "close"))
-            )
 
-        def allocate(self, size: int, *, stream: Any) -> Buffer:
-            return Buffer("device", size)
+def test_a_device_that_disappears_while_a_plan_is_loaded(machine: Machine):
+    def gone(given: dict[str, Any]) -> dict[str, Any]:
+        machine.lost = CUresult.CUDA_ERROR_ECC_UNCORRECTABLE
+        return sums(given)
 
-    pinned = SimpleNamespace(allocate=lambda size: Buffer("pinned", size))
-    core = SimpleNamespace(Device=Device, LegacyPinnedMemoryResource=lambda: pinned)
-    memory = CudaCore(core, 3)
-    block = memory.allocate(16)
-    block.host[:] = np.arange(16)
-    memory.upload(block, 16)
-    assert arrays[0].tolist() == list(range(16))
-    arrays[0][:] = 5
-    memory.download(block, 16)
-    assert block.host.tolist() == [5] * 16
-    assert (memory.stream, block.address) == (42, arrays[0].ctypes.data)
-    memory.wait()
-    memory.close()
-    assert log == [
-        ("device", 3),
-        ("set_current",),
-        ("device", "from", "pinned", 42),
-        ("device", "to", "pinned", 42),
-        ("sync",),
-        ("set_current",),
-        ("device", "close"),
-        ("pinned", "close"),
-        ("sync",),
-        ("stream", "close"),
-    ]
+    with pytest.raises(BackendError, match="CUDA_ERROR_ECC_UNCORRECTABLE"):
+        World(machine, compute=gone).executor()
 
 
 # ---- from a plan to an executor ----
@@ -333,6 +242,7 @@ class Runtime:
     """Its attributes say what was set before the plan was deserialised."""
 
     seen: ClassVar[dict[str, Any]] = {}
+    gpu: ClassVar[Any] = None
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
@@ -342,11 +252,13 @@ class Runtime:
         if plan == b"refused":
             self.logger.log(1, "Error Code 1: Serialization (magic tag does not match)")
             return None
-        return World()
+        return World(Runtime.gpu)
 
 
 class RuntimeConfig:
     cache: Any = None
+    cuda_graph_strategy = Graphs.DISABLED
+    dynamic_shapes_kernel_specialization_strategy = Specialise.LAZY
 
     def create_runtime_cache(self) -> Any:
         return SimpleNamespace(deserialize=lambda data: RuntimeConfig.stored(data), serialize=lambda: b"kernels")
@@ -362,26 +274,26 @@ class RuntimeConfig:
 
 
 @pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: Machine) -> Callable[..., Any]:
     """rig(version, rtx) installs a stand-in with a GPU of compute capability 8.9 and gives its plug-in."""
     monkeypatch.setenv("EYAS_CACHE", str(tmp_path / "cache"))
-    here = (Gpu(0, "NVIDIA Test 1", (8, 9)),)
     for module in (device, targets, plugin):
-        monkeypatch.setattr(module, "gpus", lambda: (here, ""))
-    monkeypatch.setattr(plugin, "open_cuda_core", lambda index: Memory(World()))
+        monkeypatch.setattr(module, "gpus", lambda: ((HERE,), ""))
     monkeypatch.setattr(World, "create_runtime_config", lambda self: RuntimeConfig(), raising=False)
-    monkeypatch.setattr(World, "create_execution_context", lambda self, config=None: _context(self, config))
+    monkeypatch.setattr(World, "create_execution_context", _context)
+    Runtime.gpu = machine
 
     def install(version: str, rtx: bool) -> Any:
         trt = fake_trt.fake(version, rtx=rtx)
         trt.Runtime, trt.TensorIOMode, trt.nptype = Runtime, Mode, lambda t: t
+        trt.CudaGraphStrategy, trt.DynamicShapesKernelSpecializationStrategy = Graphs, Specialise
         monkeypatch.setattr(plugin, "import_module", lambda name: trt)
         return plugin.Plugin(trt.__name__, "rtx" if rtx else "tensorrt", 80)
 
     return install
 
 
-def _context(world: World, config: Any) -> Context:
+def _context(world: World, config: Any = None) -> Context:
     Runtime.seen["config"] = config
     return Context(world)
 
@@ -424,7 +336,27 @@ def test_rtx_keeps_its_kernels(rig: Callable[..., Any], tmp_path: Path):
     rig("1.7.1", True).load_engine(b"plan", BuildSpec())
     assert Runtime.seen["cache"] == b"kernels"
     rig("1.7.1", True).load_engine(b"plan", BuildSpec(options={"runtime_cache": ""}))
-    assert Runtime.seen["config"] is None
+    assert Runtime.seen["config"].cache is None
+
+
+def test_rtx_compiles_at_once_and_captures_by_itself(rig: Callable[..., Any], machine: Machine):
+    executor = rig("1.7.1", True).load_engine(b"plan", BuildSpec())
+    config = Runtime.seen["config"]
+    assert config.dynamic_shapes_kernel_specialization_strategy is Specialise.EAGER
+    assert config.cuda_graph_strategy is Graphs.WHOLE_GRAPH_CAPTURE
+    machine.launches.clear()
+    assert_right(feeds(3), executor.infer(feeds(3)))
+    assert len(machine.launches) == 1, "the download's"
+
+
+def test_without_cuda_core_it_says_what_to_install(rig: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(extras, "import_module", missing)
+    monkeypatch.setattr(cuda_device, "need", extras.need)
+    with pytest.raises(EyasError, match=r"got No module named 'cuda\.core'; .*pip install 'eyas\[cuda\]'"):
+        rig("10.13.2", False).load_engine(b"plan", BuildSpec())
 
 
 def test_device_keys(rig: Callable[..., Any]):

@@ -17,6 +17,7 @@ NAME = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _CALLS: dict[str, list[Any]] = {
     "cuCtxSetCurrent": [ctypes.c_void_p],
     "cuEventRecord": [ctypes.c_void_p, ctypes.c_void_p],
+    "cuEventSynchronize": [ctypes.c_void_p],
     "cuGraphLaunch": [ctypes.c_void_p, ctypes.c_void_p],
     "cuMemcpyAsync": [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p],
     "cuPointerGetAttribute": [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -10,22 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.backends import Feeds, infer_in_steps
-from eyas.cuda.device import CudaDevice
+from eyas.cuda.device import CudaDevice, cuda_errors
 from eyas.cuda.graph import captured_sizes
 from eyas.cuda.memory import DeviceArray, copy, pinned
+from eyas.errors import OptionError, problem
 from eyas.types import BuildSpec
 
+log = logging.getLogger("eyas")
 STEP = 8  # between the batch sizes that get a graph of their own: each takes seconds to open
 
 
 def sizes(spec: BuildSpec, fixed: int | None) -> tuple[int, ...]:
     """The batch sizes that a lane captures: the smallest, powers of 8, the usual, the largest; or the only one.
 
-    fixed: the graph's batch, where it is not free.
+    fixed: the graph's batch, where it is not free. The option `sizes` names others, up to the largest batch, which is
+    always among them. Raises OptionError.
     """
     if fixed:
         return (fixed,)
     low, usual, high = spec.batch
+    asked = spec.options.get("sizes")
+    if asked is not None:
+        named = list(asked) if isinstance(asked, (list, tuple)) else [asked]
+        if not all(isinstance(size, int) and 1 <= size <= high for size in named):
+            expected, remedy = f"a list of whole numbers, 1 to {high}", "load(…, batch=N) sets the largest."
+            raise OptionError(problem("the batch sizes are wrong", got=repr(asked), expected=expected, remedy=remedy))
+        return tuple(sorted({*named, high}))
     powers = [STEP**i for i in range(5) if low < STEP**i < high]
     return tuple(sorted({low, *powers, usual, high}))
 
@@ -83,7 +94,8 @@ class HostLane:
 
     def results(self, count: int) -> dict[str, NDArray[Any]]:
         """Wait for what was enqueued; the outputs, the caller's own."""
-        self.lane.stream.sync()
+        with cuda_errors(f"GPU {self.device.index} has not finished"):
+            self.lane.stream.sync()
         return {name: array[:count].copy() for name, array in self._out.items()}
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
@@ -119,8 +131,12 @@ class LanedEngine:
             self.lanes.put(lane)
 
     def close(self) -> None:
-        """Wait for lanes that are in use, and free them."""
-        self.device.use()
+        """Wait for lanes that are in use, and free them. What a GPU that is lost says to that is only logged."""
         for _ in range(len(self.all)):
-            self.lanes.get().lane.close()
+            lane = self.lanes.get().lane
+            try:
+                self.device.use()
+                lane.close()
+            except Exception as error:  # the driver's and cuda-core's have no common base
+                log.warning("a lane of %s was not freed: %s", self.description, error)
         self.all = []

@@ -14,8 +14,11 @@ class DeviceClock:
     def __init__(self, device: CudaDevice, stream: Any) -> None:
         self._device, self._stream = device, stream
         self._options = device.core.EventOptions(timing_enabled=True)
-        self._zero = stream.record(options=self._options)
-        self._zero.sync()
+        idle = device.stream()
+        self._zero = idle.record(options=self._options)
+        event, quick = int(self._zero.handle), device.quick
+        device.passed(quick.cuEventRecord(event, int(idle.handle)))
+        device.passed(quick.cuEventSynchronize(event))  # microseconds, and Python's lock is not given up meanwhile
         self._zero_ns = trace.clock()
         self._events: list[Any] = []
         self._names: list[str] = []

@@ -2,5 +2,6 @@
 
 No file here imports TensorRT: the module comes in as an argument (`edition.Edition`), so that one text serves every
 edition and tests can put a small fake in its place. READ FIRST: `builder.py` (deploy graph → plan), then
-`executor.py` (plan → results). `plugin.py` is what `eyas.backends.tensorrt` and `tensorrt_rtx` are made of.
+`lane.py` and `executor.py` (plan → an engine of lanes, see `eyas.cuda.lane`). `plugin.py` is what
+`eyas.backends.tensorrt` and `tensorrt_rtx` are made of.
 """

@@ -52,15 +52,14 @@ def runtime_file(options: Options, gpu: Gpu, plan_digest: str) -> Path | None:
     return Path(options.runtime_cache) if options.runtime_cache else cache_folder() / f"{plan_digest}-{gpu.sm}.runtime"
 
 
-def attach_runtime_cache(engine: Any, path: Path) -> tuple[Any, Any]:
-    """(runtime configuration, cache) for `create_execution_context`, filled with what is stored."""
-    config = engine.create_runtime_config()
+def attach_runtime_cache(config: Any, path: Path) -> Any:
+    """A cache for a runtime configuration, filled with what is stored."""
     cache = config.create_runtime_cache()
     stored = _read(path)
     if stored and not cache.deserialize(stored):
         log.debug("%s is of no use any more: kernels are compiled again", path)
     config.set_runtime_cache(cache)
-    return config, cache
+    return cache
 
 
 def keep_runtime_cache(cache: Any, path: Path) -> None:

@@ -1,164 +1,59 @@
-"""A plan on a GPU: runtime, engine, contexts and buffers made once, then nothing but copies and launches.
-
-Each lane has an execution context, a stream and one block for every tensor, sized for the largest batch, so nothing
-is allocated after it was made; a smaller batch is another shape in the same blocks. `infer` takes a free lane.
-"""
+"""A plan on a GPU as an engine of lanes: runtime, engine and contexts made once, then nothing but launches."""
 
 from __future__ import annotations
 
-import queue
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from eyas.backends import Feeds, infer_in_steps
+from eyas.cuda.device import CudaDevice
+from eyas.cuda.lane import Lane, LanedEngine, sizes
 from eyas.engines.layers import Layer
-from eyas.errors import BackendError, problem
 from eyas.trt.edition import Edition
 from eyas.trt.inspect import engine_layers
-from eyas.trt.memory import Block, Memory
+from eyas.trt.lane import TrtLane, tensors_of
+from eyas.types import BuildSpec
+
+log = logging.getLogger("eyas")
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One edge of the engine. shapes: least and largest; a −1 in an output's is settled by the inputs."""
-
-    name: str
-    is_input: bool
-    dtype: np.dtype[Any]
-    least: tuple[int, ...]
-    largest: tuple[int, ...]
-
-
-def tensors_of(edition: Edition, engine: Any) -> list[Tensor]:
-    """The engine's inputs and outputs, in its order."""
-    found = []
-    for i in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(i)
-        is_input = engine.get_tensor_mode(name) == edition.trt.TensorIOMode.INPUT
-        least = largest = tuple(engine.get_tensor_shape(name))
-        if is_input and -1 in least:
-            low, _, high = engine.get_tensor_profile_shape(name, 0)
-            least, largest = tuple(low), tuple(high)
-        dtype = np.dtype(edition.trt.nptype(engine.get_tensor_dtype(name)))
-        found.append(Tensor(name, is_input, dtype, least, largest))
-    return found
-
-
-class Lane:
-    """One context with its stream and blocks. Used by one thread at a time."""
-
-    def __init__(self, context: Any, memory: Memory, tensors: list[Tensor]) -> None:
-        self._context, self._memory = context, memory
-        self._inputs = [t for t in tensors if t.is_input]
-        self._outputs = [t for t in tensors if not t.is_input]
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._set_shapes({t.name: t.largest for t in self._inputs})
-        self._blocks: dict[str, Block] = {}
-        for tensor in tensors:
-            shape = tuple(context.get_tensor_shape(tensor.name))
-            block = memory.allocate(max(1, _bytes(shape, tensor.dtype)))
-            self._blocks[tensor.name] = block
-            if not context.set_tensor_address(tensor.name, block.address):
-                _fail("an address is refused", tensor.name)
-
-    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
-        """Copy in, launch, copy out, wait. Results are the caller's own."""
-        self._memory.use()
-        self._set_shapes({t.name: feeds[t.name].shape for t in self._inputs})
-        for tensor in self._inputs:
-            array = np.ascontiguousarray(feeds[tensor.name], tensor.dtype)
-            block = self._blocks[tensor.name]
-            block.host[: array.nbytes] = array.reshape(-1).view(np.uint8)
-            self._memory.upload(block, array.nbytes)
-        if not self._context.execute_async_v3(self._memory.stream):
-            _fail("the launch failed", "execute_async_v3: false")
-        shapes = {t.name: tuple(self._context.get_tensor_shape(t.name)) for t in self._outputs}
-        for tensor in self._outputs:
-            self._memory.download(self._blocks[tensor.name], _bytes(shapes[tensor.name], tensor.dtype))
-        self._memory.wait()
-        return {t.name: self._read(t, shapes[t.name]) for t in self._outputs}
-
-    def _read(self, tensor: Tensor, shape: tuple[int, ...]) -> NDArray[Any]:
-        raw = self._blocks[tensor.name].host[: _bytes(shape, tensor.dtype)]
-        return raw.view(tensor.dtype).reshape(shape).copy()
-
-    def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        if shapes == self._shapes:
-            return
-        for name, shape in shapes.items():
-            if not self._context.set_input_shape(name, shape):
-                _fail(f"the shape of {name} is not in the engine's range", list(shape))
-        self._shapes = shapes
-
-    def close(self) -> None:
-        """Context first, then what it used."""
-        self._context = None
-        self._blocks = {}
-        self._memory.close()
-
-
-class Executor:
-    """An `Engine` (see `eyas.backends`) over TensorRT.
-
-    new_context: makes one execution context. new_memory: makes one stream with its memory. keep: called with nothing
-    when it closes, for the runtime cache. The runtime must outlive the engine, so it is held here.
-    """
+class Executor(LanedEngine):
+    """TensorRT's engine and runtime live as long as their lanes. keep: called when it closes, for the runtime cache."""
 
     def __init__(
         self,
         edition: Edition,
         runtime: Any,
         engine: Any,
-        new_memory: Callable[[], Memory],
+        device: CudaDevice,
         *,
         description: str,
         lanes: int = 1,
         new_context: Callable[[], Any] | None = None,
         keep: Callable[[], None] | None = None,
     ) -> None:
+        """new_context: makes one execution context. Raises BackendError."""
         self._edition, self._runtime, self._engine, self._keep = edition, runtime, engine, keep
-        self.parallel, self.description = lanes, description
         self.tensors = tensors_of(edition, engine)
-        first = next(t for t in self.tensors if t.is_input)
-        self._least, self._largest = first.least[0], first.largest[0]
-        self._lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
-        for _ in range(lanes):
-            context = (new_context or engine.create_execution_context)()
-            if context is None:
-                _fail("no execution context", "too little memory on the GPU, or the plan does not fit it")
-            self._lanes.put(Lane(context, new_memory(), self.tensors))
-
-    def infer(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
-        """Any number of images: more than the largest batch in several calls, fewer than the least filled up."""
-        count = len(next(iter(feeds.values())))
-        step = self._largest if count > self._largest else self._least if count < self._least else None
-        lane = self._lanes.get()
-        try:
-            return infer_in_steps(lane.run, feeds, step)
-        finally:
-            self._lanes.put(lane)
+        low, usual, high = (shape[0] for shape in next(t for t in self.tensors if t.is_input).shapes)
+        if lanes > 1 and any(t.free for t in self.tensors) and not edition.shares_profiles:
+            why = "one optimisation profile, which two contexts cannot share before 10"
+            edition.refuse(f"{lanes} contexts of a free batch", why, "Leave `contexts` out.")
+        counts = sizes(BuildSpec(batch=(low, usual, high)), None)
+        new_context = new_context or engine.create_execution_context
+        made: list[Lane] = [TrtLane(device, edition, self.tensors, counts, new_context) for _ in range(lanes)]
+        super().__init__(device, made, high, description)
 
     def layers(self) -> list[Layer]:
         """What TensorRT has made of the graph."""
         return engine_layers(self._edition, self._engine)
 
     def close(self) -> None:
-        """Free the lanes, then engine and runtime."""
-        if self._keep:
-            self._keep()
-        while not self._lanes.empty():
-            self._lanes.get_nowait().close()
-        self._engine = self._runtime = None
-
-
-def _bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-
-
-def _fail(what: str, got: object) -> None:
-    remedy = "`eyas -v` shows what TensorRT says; a build for this GPU and this batch may be needed."
-    raise BackendError(problem(f"TensorRT: {what}", got=got, expected="a running engine", remedy=remedy))
+        """Free the lanes, then engine and runtime; also where the device has gone."""
+        try:
+            if self._keep:
+                self._keep()
+            super().close()
+        except Exception as error:  # the device's, of many types
+            log.warning("GPU %d: the engine could not be freed: %s", self.device.index, error)
+        self.all, self._keep, self._engine, self._runtime = [], None, None, None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from eyas.backends import Fitness
+from eyas.cuda.device import open_device
 from eyas.errors import BackendError, problem
 from eyas.trt import caches
 from eyas.trt.builder import build_plan
@@ -19,13 +20,18 @@ from eyas.trt.device import gpus, usable_gpu, why_unusable
 from eyas.trt.edition import Edition, new_logger
 from eyas.trt.executor import Executor
 from eyas.trt.flags import load_plugins
-from eyas.trt.memory import cuda_core_missing, open_cuda_core
+from eyas.trt.lane import runtime_config
 from eyas.trt.options import Options
 from eyas.trt.targets import device_key, runs_on
 from eyas.types import BuildSpec
 
 if TYPE_CHECKING:
     from eyas.wts.weights import Weights
+
+
+def cuda_core_missing() -> str | None:
+    """None where cuda-core is installed, else the pip line; looks for it, imports nothing of CUDA."""
+    return None if find_spec("cuda") and find_spec("cuda.core") else "pip install 'eyas[cuda]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,8 @@ class Plugin:
                     remedy=f"Build it with --target {gpu.sm}, or on this machine.",
                 )
             )
+        device = open_device(gpu.index)
+        device.use()
         trt, logger = edition.trt, new_logger(edition.trt)
         load_plugins(edition, logger, options)
         runtime = trt.Runtime(logger)
@@ -101,16 +109,17 @@ class Plugin:
                 )
             )
         new_context, keep = None, None
-        if edition.rtx and (file := caches.runtime_file(options, gpu, hashlib.sha256(plan).hexdigest())):
-            config, cache = caches.attach_runtime_cache(engine, file)
+        if edition.rtx:
+            config = runtime_config(edition, engine)
             new_context = partial(engine.create_execution_context, config)
-            keep = partial(caches.keep_runtime_cache, cache, file)
+            if file := caches.runtime_file(options, gpu, hashlib.sha256(plan).hexdigest()):
+                keep = partial(caches.keep_runtime_cache, caches.attach_runtime_cache(config, file), file)
         several = spec.hint == "throughput" and edition.shares_profiles
         return Executor(
             edition,
             runtime,
             engine,
-            partial(open_cuda_core, gpu.index),
+            device,
             description=f"{edition.title}, {gpu.name} ({gpu.sm}), {spec.precision}",
             lanes=options.contexts or (2 if several else 1),
             new_context=new_context,
