@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from eyas.cuda.device import CudaDevice
@@ -27,7 +28,7 @@ def about(device: CudaDevice, script: str) -> dict[str, Any]:
     asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     driver = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "command": f"PYTHONPATH=src python {script} {' '.join(sys.argv[1:])}".strip(),
+        "command": " ".join(["PYTHONPATH=src python", script, *(Path(word).name for word in sys.argv[1:])]),
         "device": device.gpu.name,
         "capability": device.gpu.capability,
         "driver": driver.splitlines()[0] if driver else "unknown",
