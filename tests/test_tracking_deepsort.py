@@ -17,7 +17,7 @@ from eyas.errors import OptionError
 from eyas.results import Detections
 from eyas.tracking import motion, open_tracker
 from eyas.tracking.appearance import Gallery, cosine_distances
-from eyas.tracking.association import assign, iou, pairs_below
+from eyas.tracking.association import assign, iou, iou_of_pairs, pairs_below
 from eyas.tracking.boxes import usable
 from eyas.tracking.mot import table_of
 
@@ -97,6 +97,14 @@ def test_a_height_below_0_is_a_box_without_area():
     assert motion.to_xyxy(np.array([[5.0, 6.0, 0.5, -3.0]])).tolist() == [[5, 6, 5, 6]]
 
 
+def test_the_boxes_that_stand_for_a_prediction_have_its_mean_and_variance():
+    states = motion.predict(motion.begin(rng.uniform([0, 0, 0.2, 20], [1000, 700, 2, 300], (6, 4))))
+    found = motion.spread(states)
+    assert found.shape == (8, 6, 4)
+    np.testing.assert_allclose(found.mean(0), states[0])
+    np.testing.assert_allclose(found.var(0), states[2])
+
+
 # ---- overlap and assignment ----
 
 
@@ -107,6 +115,7 @@ def test_overlap_is_that_of_single_boxes():
     expected[0, 3] = expected[3, 0] = 50 / 100
     expected[2, 2] = 0
     np.testing.assert_allclose(iou(box, box), expected)
+    np.testing.assert_allclose(iou_of_pairs(box, box[[1, 1, 2, 0]]), expected[[0, 1, 2, 3], [1, 1, 2, 0]])
 
 
 @settings(deadline=None)
@@ -239,6 +248,24 @@ def test_without_appearance_the_place_decides():
     for _ in range(5):
         found = tracker.update(boxes([A, near]))
     assert ids(found) == ids(tracker.update(boxes([near, A])))[::-1]
+
+
+def test_without_appearance_a_hidden_track_yields_to_one_that_is_seen():
+    """The detection overlaps the hidden one's prediction more, but that may be far off by now."""
+    near, between = (115, 100, 165, 220), (106, 100, 156, 220)
+    tracker = open_tracker("deepsort")
+    for x in [[A, near]] * 5 + [[near]] * 3:
+        tracker.update(boxes(x))
+    assert ids(tracker.update(boxes([between]))) == [2]
+
+
+def test_without_appearance_a_hidden_track_goes_before_one_that_is_not_confirmed():
+    """Who comes out from behind another is first seen in part: that part's track must not take the rest."""
+    tracker = open_tracker("deepsort")
+    for x in [[A]] * 5 + [[]] * 3:
+        tracker.update(boxes(x))
+    emerging = [(100 + shift, 100, 150 + shift, 220) for shift in (30, 24)]  # the first: IoU 0.25 with A
+    assert [ids(tracker.update(boxes([x]))) for x in emerging] == [[], [1]]
 
 
 def test_appearance_alone_does_not_reach_beyond_the_gate():

@@ -39,17 +39,22 @@ def iou(a: Floats, b: Floats) -> Floats:
 
     0 where neither box has an area.
     """
-    both = _overlap(a[:, 0], a[:, 2], b[:, 0], b[:, 2])
-    both *= _overlap(a[:, 1], a[:, 3], b[:, 1], b[:, 3])
-    area_a, area_b = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (a, b))
-    union = area_a[:, None] + area_b
+    return iou_of_pairs(a[:, None], b)
+
+
+def iou_of_pairs(a: Floats, b: Floats) -> Floats:
+    """The same of boxes [..., 4] that broadcast: float64 [...]."""
+    both = _overlap(a[..., 0], a[..., 2], b[..., 0], b[..., 2])
+    both *= _overlap(a[..., 1], a[..., 3], b[..., 1], b[..., 3])
+    area_a, area_b = ((box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1]) for box in (a, b))
+    union = area_a + area_b
     union -= both
     return np.divide(both, union, out=both, where=union > 0)
 
 
 def _overlap(low_a: Floats, high_a: Floats, low_b: Floats, high_b: Floats) -> Floats:
-    length = np.minimum(high_a[:, None], high_b)
-    length -= np.maximum(low_a[:, None], low_b)
+    length = np.minimum(high_a, high_b)
+    length -= np.maximum(low_a, low_b)
     return np.maximum(length, 0, out=length)
 
 

@@ -16,7 +16,7 @@ from eyas.errors import OptionError, problem
 from eyas.results import Detections
 from eyas.tracking import motion
 from eyas.tracking.appearance import Gallery, cosine_distances
-from eyas.tracking.association import Floats, Ints, Pairs, assign, iou, pairs_below
+from eyas.tracking.association import Floats, Ints, Pairs, assign, iou, iou_of_pairs, pairs_below
 from eyas.tracking.boxes import usable
 from eyas.tracking.clock import Clock
 from eyas.types import Image
@@ -27,7 +27,7 @@ class Settings:
     """What DeepSORT can be told; the defaults are the paper's.
 
     max_cosine_distance: 0…2, over which two embeddings are not of one object. max_iou_distance: 1 − IoU, 0…1, of the
-    last stage (and of all stages where there is no appearance). n_init: frames in a row that confirm a track.
+    last stage (and, where there is no appearance, of all pairs). n_init: frames in a row that confirm a track.
     max_age: frames that a confirmed track outlives unseen. budget: embeddings kept for each track, the latest.
     min_confidence: 0…1, detections below it are left out. per_class: a track never changes its class.
     frame_rate: pictures a second that n_init and max_age are meant for, to count frames by pts_s; None counts updates.
@@ -103,8 +103,9 @@ class DeepSort:
     With `Detections.embedding`: confirmed tracks are matched by the smallest cosine distance to their gallery within
     the motion gate, those seen last first (the cascade). Then, by IoU, tracks that are unconfirmed or were seen in the
     update before.
-    Without it: confirmed tracks are matched by IoU within the motion gate, all at once; the paper's reason for the
-    cascade, that an uncertain track is near to everything, is none for IoU. The last stage is the same.
+    Without it: confirmed tracks are matched within the motion gate all at once, by the IoU that is expected over all
+    places the prediction allows; it falls as a track grows uncertain, so that those seen last win without a cascade.
+    The last stage is the same.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -143,7 +144,7 @@ class DeepSort:
             tracks.states = motion.predict(tracks.states)
 
     def _match(self, xyxy: Floats, class_id: NDArray[np.int64], embedding: Any) -> tuple[Ints, Ints]:
-        """The matching cascade, then the IoU stage: pairs of track and detection."""
+        """Confirmed tracks (with appearance: the cascade), then the IoU stage: pairs of track and detection."""
         tracks, settings = self._tracks, self.settings
         if not len(tracks) or not len(xyxy):
             return np.zeros(0, np.intp), np.zeros(0, np.intp)
@@ -162,16 +163,16 @@ class DeepSort:
 
         highest = settings.max_iou_distance
         overlapping = allowed(pairs_below(1 - iou(motion.to_xyxy(tracks.states[0]), xyxy), highest))
-        likely, most = overlapping, highest
+        likely, most = overlapping, settings.max_cosine_distance
         if embedding is not None:
-            most = settings.max_cosine_distance
             likely = allowed(pairs_below(cosine_distances(tracks.gallery, embedding), most))
-        expected = motion.squared_mahalanobis(tracks.states[:, likely.row], motion.from_xyxy(xyxy)[likely.column])
-        likely = likely.where(expected <= motion.GATE)
+        error = motion.squared_mahalanobis(tracks.states[:, likely.row], motion.from_xyxy(xyxy)[likely.column])
+        likely = likely.where(error <= motion.GATE)
 
         confirmed = tracks.id > 0
         if embedding is None:
-            match(likely, most, confirmed)
+            expected = iou_of_pairs(motion.to_xyxy(motion.spread(tracks.states[:, likely.row])), xyxy[likely.column])
+            match(likely._replace(cost=1 - expected.mean(0)), 1, confirmed)
         else:
             for misses in np.unique(tracks.misses[confirmed]):
                 match(likely, most, confirmed & (tracks.misses == misses))

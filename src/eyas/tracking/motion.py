@@ -53,13 +53,13 @@ def from_xyxy(xyxy: NDArray[np.floating]) -> Floats:
 
 
 def to_xyxy(xyah: Floats) -> Floats:
-    """The reverse of `from_xyxy`; a side below 0 becomes 0."""
-    half = np.maximum(xyah[:, 2:], 0)
-    half[:, 0] *= half[:, 1]
+    """The reverse of `from_xyxy`, of boxes [..., 4]; a side below 0 becomes 0."""
+    half = np.maximum(xyah[..., 2:], 0)
+    half[..., 0] *= half[..., 1]
     half /= 2
     xyxy = np.empty_like(xyah)
-    np.subtract(xyah[:, :2], half, out=xyxy[:, :2])
-    np.add(xyah[:, :2], half, out=xyxy[:, 2:])
+    np.subtract(xyah[..., :2], half, out=xyxy[..., :2])
+    np.add(xyah[..., :2], half, out=xyxy[..., 2:])
     return xyxy
 
 
@@ -108,3 +108,16 @@ def squared_mahalanobis(states: States, xyah: Floats) -> Floats:
     error = xyah - x
     distance: Floats = (error * error / (p + _variance(_MEASURED, x))).sum(1)
     return distance
+
+
+def spread(states: States) -> Floats:
+    """Eight boxes x, y, a, h that stand for all that each track's box may be: float64 [8, N, 4].
+
+    A mean over the Gaussian of the prediction is, nearly, the mean over them: they lie √4 standard deviations to either
+    side along each of the 4 coordinates, all with the same weight (Arasaratnam and Haykin, "Cubature Kalman Filters",
+    2009, the third-degree rule).
+    """
+    x, p = states[0], states[2]
+    sides = np.concatenate([np.eye(4), -np.eye(4)])[:, None]
+    boxes: Floats = x + 2 * np.sqrt(p) * sides
+    return boxes
