@@ -29,7 +29,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeModel]:
         asked[name] = options
         return known[name]
 
-    monkeypatch.setattr("eyas.predictor.load", load)
+    monkeypatch.setattr("eyas.loading.load", load)
     known["asked"] = asked  # type: ignore[assignment]
     return known
 

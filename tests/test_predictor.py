@@ -21,8 +21,8 @@ from conftest import SAMPLES
 from numpy.typing import NDArray
 
 import eyas
+from eyas import loading, stages
 from eyas import outputs as outputs_module
-from eyas import predictor, stages
 from eyas.backends import Feeds, null
 from eyas.build import Network, open_network
 from eyas.errors import DeadlineError, EyasError, ImageError, OptionError, SourceError
@@ -116,8 +116,8 @@ def load_fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[eyas.Model
     def load(infer: Any = None, parallel: int = 1, **options: Any) -> tuple[eyas.Model, FakeEngine]:
         engine = FakeEngine(infer or plain, parallel)
         monkeypatch.setattr(null, "open_engine", lambda graph, spec: engine)
-        monkeypatch.setattr(predictor, "open_network", lambda *args, **more: bundled())
-        monkeypatch.setattr(predictor, "deploy_graph", lambda network, head: TWO_INPUTS)
+        monkeypatch.setattr(loading, "open_network", lambda *args, **more: bundled())
+        monkeypatch.setattr(loading, "deploy_graph", lambda network, head: TWO_INPUTS)
         return eyas.load("nanodet", backend="null", **options), engine
 
     return load

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
         SourceError,
     )
     from eyas.letterbox import Letterbox
+    from eyas.loading import load
     from eyas.pending import Pending, QueueSpec
-    from eyas.predictor import Model, load
+    from eyas.predictor import Model
     from eyas.results import Classification, Detections, Embedding, Prediction
     from eyas.torch_module import TorchModule, from_torch
     from eyas.trace import tracing
@@ -56,8 +57,9 @@ _HOME = {
         "SourceError",
     ),
     "letterbox": ("Letterbox",),
+    "loading": ("load",),
     "pending": ("Pending", "QueueSpec"),
-    "predictor": ("Model", "load"),
+    "predictor": ("Model",),
     "results": ("Classification", "Detections", "Embedding", "Prediction"),
     "torch_module": ("TorchModule", "from_torch"),
     "trace": ("tracing",),

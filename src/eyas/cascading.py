@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,19 +31,38 @@ Join = Callable[[Detections, list[Result]], Result]
 _Going = tuple[Prediction, list[Future[Result]]]
 
 
+@overload
 def cascade(
-    predictions: Iterable[Prediction],
+    predictions: Iterable[Prediction], model: Model, crop: Crop, join: Join, *, conf: float = ..., ahead: int = ...
+) -> Generator[Prediction, None, None]: ...
+
+
+@overload
+def cascade(
+    predictions: Iterable[Prediction | None],
+    model: Model,
+    crop: Crop,
+    join: Join,
+    *,
+    conf: float = ...,
+    ahead: int = ...,
+) -> Generator[Prediction | None, None, None]: ...
+
+
+def cascade(
+    predictions: Iterable[Prediction | None],
     model: Model,
     crop: Crop,
     join: Join,
     *,
     conf: float = CONFIDENCE,
     ahead: int = AHEAD,
-) -> Generator[Prediction, None, None]:
+) -> Generator[Any, None, None]:
     """Run `model` on the pieces of what another model found; predictions in order, with `join`'s results.
 
     predictions: of a model that finds objects (`Model.stream`, or another cascade). Those with an error, and those
-    without objects, pass through unchanged; if it is a generator, it is closed at the end.
+    without objects, pass through unchanged; if it is a generator, it is closed at the end. At a None of a source that
+    pauses (`Model.pulses`), what is done is handed over, then None.
     crop(frame, detections): the pieces of one picture, uint8 [h, w, 3] BGR, lent to the model until they are done.
     join(detections, results): the picture's final result; the results are in the order of the pieces.
     conf: of `model`, 0…1. ahead: the most pictures that wait for `model` at a time; 1 is one after the other.
@@ -56,14 +76,19 @@ def cascade(
     return _cascade(_begin(predictions, model, crop, conf), join, ahead)
 
 
-def _cascade(begun: Generator[_Going, None, None], join: Join, ahead: int) -> Generator[Prediction, None, None]:
+def _cascade(
+    begun: Generator[_Going | None, None, None], join: Join, ahead: int
+) -> Generator[Prediction | None, None, None]:
     going: deque[_Going] = deque()
     with closing(begun):
         try:
             for picture in begun:
-                going.append(picture)
+                if picture is not None:
+                    going.append(picture)
                 while going and (len(going) >= ahead or all(future.done() for future in going[0][1])):
                     yield _finish(going, join)
+                if picture is None:
+                    yield None
             while going:
                 yield _finish(going, join)
         finally:
@@ -71,11 +96,13 @@ def _cascade(begun: Generator[_Going, None, None], join: Join, ahead: int) -> Ge
                 _cancel(futures)
 
 
-def _begin(predictions: Iterable[Prediction], model: Model, crop: Crop, conf: float) -> Generator[_Going, None, None]:
+def _begin(
+    predictions: Iterable[Prediction | None], model: Model, crop: Crop, conf: float
+) -> Generator[_Going | None, None, None]:
     """Each picture with its pieces' futures. What is raised becomes the future of one more, to come at its turn."""
     try:
         for prediction in predictions:
-            yield prediction, _submit(prediction, model, crop, conf)
+            yield None if prediction is None else (prediction, _submit(prediction, model, crop, conf))
     except Exception as error:
         failed: Future[Result] = Future()
         failed.set_exception(error)

@@ -155,7 +155,7 @@ def _damaged(name: str, form: str, reason: object) -> ImageError:
     )
 
 
-def _probe_jpeg(data: bytes) -> tuple[int, int, bool]:
+def probe_jpeg(data: bytes) -> tuple[int, int, bool]:
     """(width, height, whole) of a JPEG file. Segments are walked, so the thumbnail inside EXIF does not count."""
     width = height = frame = 0
     at = data.find(0xFF, 2)
@@ -215,7 +215,7 @@ def _probe_png(data: bytes) -> tuple[int, int, bool]:
     return width, height, False
 
 
-_PROBES: dict[str, Callable[[bytes], tuple[int, int, bool]]] = {"JPEG": _probe_jpeg, "PNG": _probe_png}
+_PROBES: dict[str, Callable[[bytes], tuple[int, int, bool]]] = {"JPEG": probe_jpeg, "PNG": _probe_png}
 
 
 def _decode_with_opencv(data: bytes, form: str, name: str) -> Image:

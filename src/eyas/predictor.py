@@ -1,4 +1,4 @@
-"""READ FIRST: from a model's name to results. `load` compiles; the run flow, in order:
+"""READ FIRST: from pictures to results. `eyas.loading` opens a `Model`; the run flow, in order:
 
     sources ─► Picture ─► submit ─► load (decode) ─► letterbox into a batch ─► engine ─► outputs ─► result
                           queue     └─ preparer threads ─────────────────┘    └─ engine threads ────────┘
@@ -10,7 +10,6 @@ engine busy and gives the results in order. The stages are in `eyas.stages`, the
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import weakref
 from collections import deque
@@ -18,7 +17,6 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, cast, get_args, overload
 
@@ -27,18 +25,16 @@ import numpy as np
 from eyas import trace
 from eyas.backends import Engine, choose
 from eyas.batching import CLOSED, Batcher
-from eyas.build import deploy_graph, open_network
-from eyas.card import class_ids
 from eyas.cpu import cores
 from eyas.engines.build import Recipe
 from eyas.engines.cache import open_cached
-from eyas.engines.open import is_engine, open_file
 from eyas.errors import EyasError, OptionError, SourceError, problem
 from eyas.graph.head import HeadSpec
 from eyas.imagefile import MAX_PIXELS
 from eyas.pending import Full, Pending, QueueSpec, is_seconds
+from eyas.pulses import listed, without_pulses
 from eyas.results import Prediction, Result
-from eyas.source import Picture, is_single, only_picture, pictures
+from eyas.source import Picture, is_single, only_picture
 from eyas.stages import HostStages, Job
 from eyas.types import BuildSpec, Frame, Image, ModelCard
 
@@ -51,91 +47,6 @@ Hint = Literal["latency", "throughput"]
 _NUMBERS = (float, int, np.floating, np.integer)
 _FULL = (None, *get_args(Full))
 Single = str | PathLike[str] | bytes | Image | Frame
-
-
-def load(
-    model: str | PathLike[str] = "nanodet",
-    *,
-    backend: str | None = None,
-    precision: Precision = "auto",
-    device: str | None = None,
-    batch: int = 1,
-    hint: Hint | None = None,
-    options: dict[str, Any] | None = None,
-    family: str | None = None,
-    names: Sequence[str] | None = None,
-    imgsz: int | tuple[int, int] | None = None,
-    card: str | PathLike[str] | None = None,
-    max_det: int = 300,
-    classes: Sequence[int | str] | int | str | None = None,
-    agnostic_nms: bool = False,
-    multi_label: bool = False,
-    trust: bool = False,
-    rebuild: bool = True,
-    queue: QueueSpec | None = None,
-) -> Model:
-    """Open a model by name ("nanodet" is bundled, `eyas models` lists more) or an ONNX file, ready to predict.
-
-    Or a built engine (`eyas build`), whose backend, card and batch are settled; it takes device, trust and rebuild
-    only (see `eyas.engines.open.open_file`).
-
-    backend: "openvino", "onnxruntime" …; None for the best one here. precision, device, options: see `BuildSpec`.
-    batch: pictures a call in `stream`. hint: None compiles for latency in `predict` of one picture and for
-    throughput in `stream`; naming one compiles once, for both. imgsz: another input size than the file's, one side or
-    (height, width). family, names, card (a JSON file): what the network is, where its file does not say.
-    max_det: the most objects a picture. classes: only this one or these, by id or name. agnostic_nms: a box may
-    suppress one of another class. multi_label: a cell may report every class that passes, not only its best (for
-    evaluation). queue: how requests wait for the engine and for one another.
-    Raises ModelError, CardError, OptionError or BackendError.
-    """
-    if is_engine(Path(model)):
-        asked: dict[str, Any] = {"backend": backend, "family": family, "names": names, "imgsz": imgsz, "card": card}
-        asked |= {"precision": precision != "auto", "batch": batch != 1, "options": options, "classes": classes}
-        asked |= {"max_det": max_det != 300, "agnostic_nms": agnostic_nms, "multi_label": multi_label}
-        return _built(Path(model), [name for name, value in asked.items() if value], device, trust, rebuild, queue)
-    size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    network = open_network(
-        os.fspath(model),
-        family_name=family,
-        names=tuple(names) if names is not None else None,
-        size=size,
-        card=Path(card) if card else None,
-        batch=batch,
-    )
-    head = HeadSpec(max_det, class_ids(classes, network.card.names), agnostic_nms, multi_label)
-    spec = BuildSpec(precision, (1, batch, batch), device=device, options=options or {})
-    if network.facts.batch and network.facts.batch != batch:
-        log.warning("the model's batch is fixed to %d: it runs %d at a time", *[network.facts.batch] * 2)
-    return Model(network.card, deploy_graph(network, head), head, spec, backend, hint, network.digest, queue=queue)
-
-
-def _built(
-    path: Path, asked: list[str], device: str | None, trust: bool, rebuild: bool, queue: QueueSpec | None
-) -> Model:
-    """A model around an engine file."""
-    if asked:
-        raise OptionError(
-            problem(
-                f"{path} is a built engine",
-                got=", ".join(asked),
-                expected="only what can still be chosen: device, trust, rebuild, conf, iou",
-                remedy="Build another engine with these (`eyas build`).",
-            )
-        )
-    found = open_file(path, trust=trust, rebuild=rebuild, device=device)
-    model = Model(
-        found.card,
-        found.graph,
-        found.head,
-        found.spec,
-        found.backend,
-        found.spec.hint,
-        found.digest,
-        found.engine,
-        queue,
-    )
-    log.info("engine %s: %s", path, found.engine.description)
-    return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,15 +124,16 @@ class Model:
         engines: list[Engine] = []
         try:
             for device in (self._spec.device or "").split(","):
-                spec = replace(self._spec, hint=hint, device=device.strip() or None)
+                rest = {k: v for k, v in self._spec.options.items() if k != "decode"}  # which no engine needs to know
+                spec = replace(self._spec, hint=hint, device=device.strip() or None, options=rest)
                 recipe = Recipe(self.backend, self._backend, self._graph, self._head, spec, digest=self.digest)
                 engines.append(self._spare.pop() if self._spare else open_cached(recipe))
                 log.info("engine for %s: %s", hint, engines[-1].description)
+            stages = self._stages(engines)
         except BaseException:
             for engine in engines:
                 engine.close()
             raise
-        stages = self._stages(engines)
         batcher: Batcher[Job, Any] = Batcher(
             stages,
             batch=min([self._spec.batch[2], *(getattr(e, "largest", 4096) for e in engines)]),
@@ -239,7 +151,11 @@ class Model:
         if all(hasattr(engine, "lanes") for engine in engines):
             from eyas.cuda.stages import DeviceStages  # nothing of CUDA before it is asked for
 
-            return DeviceStages(self.card, self._head, cast(Any, engines))
+            return DeviceStages(self.card, self._head, cast(Any, engines), self._spec.options)
+        if "decode" in self._spec.options:
+            from eyas.cuda.codec import open_decoder
+
+            open_decoder(self._spec.options, None)  # refuses what there is no GPU for
         return HostStages(self.card, self._head, [i.name for i in self._graph.graph.input], engines)
 
     def submit(
@@ -294,7 +210,8 @@ class Model:
         """
         if is_single(source) or isinstance(source, (str, PathLike)):
             return self._predict_one(_one(source, "predict"), conf, iou)
-        return _each(self.stream(cast("Iterable[Single]", source), conf=conf, iou=iou))
+        found = self._stream(listed(source, MAX_PIXELS), *self.thresholds(conf, iou), whole=False)
+        return _each(without_pulses(found))
 
     def stream(
         self,
@@ -308,20 +225,35 @@ class Model:
 
         sources: as for `predict`, also one folder or glob. max_pixels: larger pictures are refused.
         """
-        return self.stream_pictures(pictures(sources, max_pixels), conf=conf, iou=iou)
+        return self.stream_pictures(listed(sources, max_pixels), conf=conf, iou=iou)
 
     def stream_pictures(
-        self, items: Iterable[Picture], *, conf: float = CONFIDENCE, iou: float | None = None
+        self, items: Iterable[Picture | None], *, conf: float = CONFIDENCE, iou: float | None = None
     ) -> Generator[Prediction, None, None]:
-        """`stream` over pictures that are already listed (`eyas.source.pictures`)."""
+        """`stream` over pictures that are already listed (`eyas.source.pictures`). None among them: see `pulses`."""
+        return without_pulses(self.pulses(items, conf=conf, iou=iou))
+
+    def pulses(
+        self, items: Iterable[Picture | None], *, conf: float = CONFIDENCE, iou: float | None = None
+    ) -> Generator[Prediction | None, None, None]:
+        """`stream_pictures` for sources that may pause, where None says that nothing new has come so far: what is done
+        is handed over then, and after it None for those that follow."""
         return self._stream(items, *self.thresholds(conf, iou))
 
-    def _stream(self, items: Iterable[Picture], conf: float, iou: float) -> Generator[Prediction, None, None]:
+    def _stream(
+        self, items: Iterable[Picture | None], conf: float, iou: float, whole: bool = True
+    ) -> Generator[Any, None, None]:
+        """See `pulses`. whole=False: results alone, and a Prediction with its error for what cannot be read."""
         lane = self._lane("throughput")
-        going: deque[tuple[str, Pending[Prediction]]] = deque()
+        going: deque[tuple[str, Pending[Any]]] = deque()
         try:
             for picture in trace.each("source", items):
-                job = Job(picture, conf, iou, whole=True)
+                if picture is None:
+                    while going and going[0][1].done():
+                        yield _prediction(*going.popleft())
+                    yield None
+                    continue
+                job = Job(picture, conf, iou, whole)
                 going.append((picture.source_id, lane.batcher.submit(job, linger_s=BULK_LINGER_S, full="block")))
                 if going[0][1].done() or len(going) >= lane.ahead:  # one at most: the caller may take its time with it
                     yield _prediction(*going.popleft())
@@ -411,16 +343,15 @@ def _one(source: Any, verb: str) -> Picture:
     return only_picture(source)
 
 
-def _each(predictions: Generator[Prediction, None, None]) -> Iterator[Result]:
-    with closing(predictions):  # at an error too, before it is handled
-        for prediction in predictions:
-            if prediction.error:
-                raise prediction.error
-            assert prediction.result is not None  # noqa: S101 - a prediction holds one or the other
-            yield prediction.result
+def _each(outcomes: Generator[Any, None, None]) -> Iterator[Result]:
+    with closing(outcomes):  # at an error too, before it is handled
+        for outcome in outcomes:
+            if isinstance(outcome, Prediction):  # one that could not be read
+                raise cast(SourceError, outcome.error)
+            yield outcome
 
 
-def _prediction(source_id: str, future: Pending[Prediction]) -> Prediction:
+def _prediction(source_id: str, future: Pending[Any]) -> Any:
     """What became of a picture; one that could not be read carries its error, anything else is raised."""
     try:
         return future.result()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -43,7 +43,16 @@ _ONE_THING = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Frame,
 _THINGS = "a path, a folder, a glob, '-', bytes, a numpy array, a Frame, or a list of these"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
-Read = Callable[[], "Image | Frame"]
+Decode = Callable[[bytes, str, int], Image]
+"""As `read_image`, whose parameters these are; the image may be on a GPU."""
+
+Read = Callable[[Decode], "Image | Frame"]
+
+
+class Load(Protocol):
+    """Reads a picture, and decodes it where it is encoded."""
+
+    def __call__(self, decode: Decode = read_image) -> Frame: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +63,13 @@ class Picture:
     index: its number among all pictures of the run, from 0.
     pixels: what `load` will give as the image, where that is in memory already.
     load: reads and decodes; returns a Frame with this index and source_id. Raises ImageError where the picture cannot
-    be read, SourceError where what the user named is not there or is no picture source.
+    be read, SourceError where what the user named is not there or is no picture source. What is in memory already takes
+    no other decoder.
     """
 
     source_id: str
     index: int
-    load: Callable[[], Frame]
+    load: Load
     pixels: object = None
 
 
@@ -115,21 +125,21 @@ def _is_many(source: Any) -> bool:
     return isinstance(source, Iterable) and not isinstance(source, _ONE_THING) and not hasattr(source, "__array__")
 
 
-def _frame(read: Read, source_id: str, index: int) -> Frame:
-    got = read()
+def _frame(read: Read, source_id: str, index: int, decode: Decode = read_image) -> Frame:
+    got = read(decode)
     return replace(got, index=index) if isinstance(got, Frame) else Frame(got, index, source_id)
 
 
 def _expand(thing: Any, index: int, max_pixels: int) -> Iterable[tuple[str, Read]]:
     """(source_id, reader) of each picture that one thing names; at least one."""
     if isinstance(thing, Frame):
-        return [(thing.source_id, lambda: thing)]
+        return [(thing.source_id, lambda _: thing)]
     if isinstance(thing, np.ndarray):
         name = f"array {index}"
         return [(name, partial(_from_array, thing, name))]
     if isinstance(thing, (bytes, bytearray, memoryview)):
         name = f"bytes {index}"
-        return [(name, lambda: read_image(bytes(thing), name, max_pixels))]
+        return [(name, lambda decode: decode(bytes(thing), name, max_pixels))]
     if isinstance(thing, str) and thing == "-":
         return [("stdin", partial(_from_stdin, max_pixels))]
     if isinstance(thing, (str, os.PathLike)):
@@ -140,7 +150,7 @@ def _expand(thing: Any, index: int, max_pixels: int) -> Iterable[tuple[str, Read
             image = check_image(device_image(thing, name))  # now: its writer's stream is known on this thread alone
         except EyasError as error:
             return [(name, partial(_raise, error))]
-        return [(name, lambda: image)]
+        return [(name, lambda _: image)]
     name = type(thing).__name__
     return [_fail(name, "this is no picture source", f"{type(thing).__module__}.{name}", _THINGS, _AS_ARRAY)]
 
@@ -203,13 +213,13 @@ _STDIN_EMPTY = ("nothing comes on standard input", "a terminal", "a picture's by
 def _fail(source_id: str, what: str, got: str, expected: str, remedy: str) -> tuple[str, Read]:
     """A picture that cannot be loaded, and why."""
 
-    def read() -> Image:
+    def read(_: Decode) -> Image:
         raise SourceError(problem(what, got=got, expected=expected, remedy=remedy))
 
     return source_id, read
 
 
-def _raise(error: EyasError) -> Image:
+def _raise(error: EyasError, _: Decode) -> Image:
     raise error
 
 
@@ -238,7 +248,7 @@ def _natural(path: Path) -> tuple[list[list[str | int]], str]:
     return [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in pieces], str(path)
 
 
-def _from_file(path: str, max_pixels: int) -> Image:
+def _from_file(path: str, max_pixels: int, decode: Decode) -> Image:
     try:
         with Path(path).open("rb") as file:
             picture_format(file.peek(HEAD_BYTES)[:HEAD_BYTES], path)  # before the whole of a 10 GB archive is read
@@ -247,17 +257,17 @@ def _from_file(path: str, max_pixels: int) -> Image:
         raise ImageError(
             problem(f"{path} cannot be read", got=_reason(error), expected="a file that may be read", remedy=_RIGHTS)
         ) from error
-    return read_image(data, path, max_pixels)
+    return decode(data, path, max_pixels)
 
 
-def _from_stdin(max_pixels: int) -> Image:
+def _from_stdin(max_pixels: int, decode: Decode) -> Image:
     if sys.stdin is None or sys.stdin.isatty():
         what, got, expected, remedy = _STDIN_EMPTY
         raise SourceError(problem(what, got=got, expected=expected, remedy=remedy))
-    return read_image(sys.stdin.buffer.read(), "stdin", max_pixels)
+    return decode(sys.stdin.buffer.read(), "stdin", max_pixels)
 
 
-def _from_array(array: np.ndarray[Any, Any], name: str) -> Image:
+def _from_array(array: np.ndarray[Any, Any], name: str, _: Decode) -> Image:
     if array.dtype == np.uint8 and array.size and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)):
         grey: Any = cv2.cvtColor(array.reshape(array.shape[:2]), cv2.COLOR_GRAY2BGR)
         return check_image(grey, name)

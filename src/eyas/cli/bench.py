@@ -118,7 +118,7 @@ def _side(batches: tuple[int, ...], title: str, options: dict[str, Any]) -> Iter
     from eyas.bench.measure import Side
     from eyas.engines.open import is_engine
     from eyas.graph.head import HeadSpec
-    from eyas.predictor import load
+    from eyas.loading import load
 
     built = is_engine(Path(title))
     with ExitStack() as stack:

@@ -180,7 +180,7 @@ def _threshold(args: argparse.Namespace) -> float:
 @contextmanager
 def _recogniser(args: argparse.Namespace) -> Iterator[Recogniser]:
     from eyas.faces import Recogniser
-    from eyas.predictor import load
+    from eyas.loading import load
 
     how: dict[str, Any] = {"backend": args.backend, "precision": args.precision}
     with load(args.detector, imgsz=args.imgsz, **how) as detector, load(args.embedder, **how) as embedder:

@@ -61,7 +61,7 @@ def tracing_to(path: Path | None) -> AbstractContextManager[object]:
 def open_model(args: argparse.Namespace, hint: str | None = None) -> Model:
     """The model that the flags describe. hint: what to compile for unless --hint says."""
     from eyas.card import read_names
-    from eyas.predictor import load
+    from eyas.loading import load
 
     options = {
         "backend": args.backend,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from eyas.types import Frame, Image
     from eyas.video import VideoSource
     from eyas.video.wall import Wall
+    from eyas.video.window import Window
 
 TRACKERS = ("deepsort", "bytetrack", "botsort", "ocsort", "sort", "cbiou", "none")
 REID_BATCH = 8
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         stack.callback(video.close)
         tallies = {s.source_id: Tally(s, tracker is not None) for s in sources_of(video)}
         outputs, window = _open_outputs(args, rules, video, stack)
-        frames = stack.enter_context(closing(ahead_of(video, _limited(video, tallies, args))))
+        frames = stack.enter_context(closing(ahead_of(video, _limited(video, tallies, args, window))))
         settings = {"tracker": tracker, "reid": reid, "tracker_options": options, "rates": rates_of(video)}
         found = follow(model, frames, conf=args.conf, iou=args.iou, **settings)
         try:
@@ -144,6 +145,8 @@ def run(args: argparse.Namespace) -> int:
                 for output in outputs.values():
                     output.close()
         finally:
+            for name, output in outputs.items():
+                tallies[name].unwritten = output.dropped
             if args.format == "table":
                 print_table(tallies.values())
             if not args.quiet:
@@ -171,18 +174,25 @@ def _sources(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
 
 
 def _open_reid(args: argparse.Namespace) -> Model:
-    from eyas.predictor import load
+    from eyas.loading import load
 
     return load(args.reid, backend=args.backend, device=args.device, batch=REID_BATCH, hint="throughput")
 
 
-def _limited(video: Video, tallies: Mapping[str, Tally], args: argparse.Namespace) -> Iterator[Frame]:
-    """The frames up to --seconds and --frames of each stream, and a word to its tally."""
-    for frame in video:
+def _limited(
+    video: Video, tallies: Mapping[str, Tally], args: argparse.Namespace, window: Window | None
+) -> Iterator[Frame | None]:
+    """The frames up to --seconds and --frames of each stream, and a word to its tally; None where live ones pause."""
+    for frame in video.pulses():
+        if frame is None:
+            if window and not window.poll():
+                return
+            yield None
+            continue
         tally = tallies[frame.source_id]
         late = args.seconds is not None and frame.pts_s is not None and frame.pts_s >= args.seconds
         if not late and (args.frames is None or tally.taken < args.frames):
-            tally.begin()
+            tally.begin(frame)
             yield frame
         if late or tally.taken == args.frames:
             tally.source.close()
@@ -247,9 +257,8 @@ def _open_outputs(
             if place:
                 sound = source if place is not args.push else None
                 encode = stack.enter_context(VideoSink(place, sound_of=sound)).add
-                output.shows.append(
-                    stack.enter_context(closing(WriteBehind(encode, f"encoder {source.source_id}"))).put
-                )
+                behind = WriteBehind(encode, f"encoder {source.source_id}", lossy=source.live)
+                output.encoders.append(stack.enter_context(closing(behind)))
         output.shows += [partial(_hang, show, wall, source.source_id) for show, wall in walls]
         outputs[source.source_id] = stack.enter_context(closing(output))
     return outputs, window

@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from eyas.video.frames import VideoFrame
+
 if TYPE_CHECKING:
     from eyas.results import Prediction
+    from eyas.types import Frame
     from eyas.video import VideoSource
 
-COLUMNS = ("stream", "frames", "seconds", "frames/s", "objects", "dropped", "broken", "gaps", "latency")
+COLUMNS = (
+    *("stream", "frames", "seconds", "frames/s", "objects", "dropped", "broken", "gaps"),
+    *("latency p50", "p99"),
+)
 REMEMBERED = 10_000  # latencies
 
 
 class Tally:
-    """What has come of one stream."""
+    """What has come of one stream. unwritten: so many pictures its video lost, being encoded too slowly."""
 
     def __init__(self, source: VideoSource, tracked: bool) -> None:
         """tracked: whether objects have ids, so that each counts once."""
         self.source, self.tracked = source, tracked
-        self.taken = self.frames = self.failed = 0
+        self.taken = self.frames = self.failed = self.unwritten = 0
         self.last_s = 0.0
         self.found: Counter[str] = Counter()
         self._ids: set[int] = set()
         self._begun: deque[float] = deque()
         self._latency_s: deque[float] = deque(maxlen=REMEMBERED)
-        self._start = self._end = time.perf_counter()
+        self._start = self._end = time.monotonic()
 
-    def begin(self) -> None:
+    def begin(self, frame: Frame) -> None:
         """A frame has been read."""
         self.taken += 1
-        self._begun.append(time.perf_counter())
+        arrived_s = frame.arrived_s if isinstance(frame, VideoFrame) else None
+        self._begun.append(time.monotonic() if arrived_s is None else arrived_s)
 
     def add(self, prediction: Prediction) -> None:
         """And this has come of it."""
-        self._end = time.perf_counter()
+        self._end = time.monotonic()
         self._latency_s.append(self._end - self._begun.popleft())
         if prediction.frame is None or prediction.detections is None:
             self.failed += 1
@@ -59,12 +67,18 @@ class Tally:
         """Frames a second, by the clock."""
         return self.frames / max(self._end - self._start, 1e-9)
 
+    def latency_ms(self, *quantiles: float) -> list[float]:
+        """From a frame's arrival to its result, of the last 10,000: the quantiles (0 to 1); nothing without frames."""
+        found: list[float] = (1000 * np.quantile(self._latency_s, quantiles)).tolist() if self._latency_s else []
+        return found
+
     def told(self) -> str:
         """The line that ends a run."""
         kinds = ", ".join(f"{n} {name}" for name, n in self.found.most_common(6)) or "nothing"
         kinds += f" and {len(self.found) - 6} other classes" if len(self.found) > 6 else ""
         stats, gaps = self.source.stats, len(self.source.gaps)
-        more = {"dropped": stats.dropped, "broken": stats.broken, "failed": self.failed, "gap" + "s" * (gaps > 1): gaps}
+        more = {"dropped": stats.dropped, "broken": stats.broken, "missing": stats.missing, "failed": self.failed}
+        more |= {"gap" + "s" * (gaps > 1): gaps, "left out of the video": self.unwritten}
         trouble = "".join(f", {n} {what}" for what, n in more.items() if n)
         what = "followed" if self.tracked else "found"
         return f"{self.source.source_id}: {self.frames} frames, {self.rate:.1f} a second{trouble}; {what} {kinds}"
@@ -72,9 +86,13 @@ class Tally:
     def row(self) -> tuple[str, ...]:
         """As in COLUMNS."""
         stats, live = self.source.stats, self.source.live
-        latency = f"{1000 * statistics.median(self._latency_s):.0f} ms" if live and self._latency_s else "-"
+        latency = [f"{ms:.0f} ms" for ms in self.latency_ms(0.5, 0.99)] if live else []
         kinds = ", ".join(f"{n} {name}" for name, n in self.found.most_common()) or "nothing"
-        numbers = (stats.dropped if live else "-", stats.broken + self.failed, len(self.source.gaps) if live else "-")
+        numbers = (
+            stats.dropped if live else "-",
+            stats.broken + stats.missing + self.failed,
+            len(self.source.gaps) if live else "-",
+        )
         return (
             self.source.source_id,
             str(self.frames),
@@ -82,7 +100,7 @@ class Tally:
             f"{self.rate:.1f}",
             kinds,
             *map(str, numbers),
-            latency,
+            *(latency or ("-", "-")),
         )
 
 

@@ -165,7 +165,8 @@ def _follow(name: str, found: MotTable, truth: MotTable) -> MotTable:
 
 def _video(args: argparse.Namespace, names: Sequence[str], options: Mapping[str, Any]) -> Judged:
     """Detect once, and give every tracker what scores above its threshold."""
-    from eyas.predictor import CONFIDENCE, load
+    from eyas.loading import load
+    from eyas.predictor import CONFIDENCE
     from eyas.tracking.follow import LOOK_AT_WEAK, WEAK, follow, rates_of
     from eyas.tracking.mot import table_of
     from eyas.video import open_video

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from itertools import islice
 
     from eyas.engines.open import is_engine
-    from eyas.predictor import load
+    from eyas.loading import load
     from eyas.source import pictures
     from eyas.verify import Limits, verify
 
@@ -70,7 +70,8 @@ def _reference(args: argparse.Namespace, built: bool) -> Model:
     """The trusted side, in fp32."""
     from eyas.card import card_from_dict
     from eyas.engines.open import checked_sidecar, kept_graph
-    from eyas.predictor import Model, load
+    from eyas.loading import load
+    from eyas.predictor import Model
     from eyas.types import BuildSpec
 
     if args.reference or not built:

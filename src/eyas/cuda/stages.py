@@ -8,7 +8,7 @@ the next batches arrive.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas import trace
+from eyas.cuda.codec import open_decoder
 from eyas.cuda.device import CudaDevice
 from eyas.cuda.graph import captured_sizes
 from eyas.cuda.lane import HostLane, LanedEngine
@@ -84,13 +85,21 @@ class DeviceStages:
 
     overlapping = True  # lanes share their GPU
 
-    def __init__(self, card: ModelCard, head: HeadSpec, engines: Sequence[LanedEngine]) -> None:
+    def __init__(
+        self,
+        card: ModelCard,
+        head: HeadSpec,
+        engines: Sequence[LanedEngine],
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """options: a `BuildSpec`'s, of which `decode` is for here: "host" or "gpu". Raises OptionError, EyasError."""
         self.card, self.engines = card, tuple(engines)
         self._outcomes = Outcomes(card, head)
         self._intakes = {id(lane): Intake(lane, engine.largest, card) for engine in engines for lane in engine.all}
         # While one lane computes, the copy engine brings the next one's frames. A lane that is alone has nothing to
         # overlap with, and which of several GPUs will take a batch is not known yet: there the kernel reads the host.
         self._uploads = len(self.engines) == 1 and self.engines[0].parallel > 1
+        self._decoder = open_decoder(options or {}, self.engines[0].device)
 
     def memory(self, batch: int) -> Memory:
         """On the first engine's GPU."""
@@ -110,8 +119,10 @@ class DeviceStages:
         return pixels.flags.c_contiguous and is_pinned(device, address)
 
     def load(self, job: Job) -> Frame:
-        """Read and decode."""
-        return job.picture.load()
+        """Read and decode: on the GPU where that was asked for, unless the caller wants the frame too."""
+        if self._decoder is None or job.whole or job.picture.pixels is not None:
+            return job.picture.load()
+        return job.picture.load(self._decoder.read)
 
     def place(self, frame: Frame, memory: Memory, place: int) -> Placed:
         """Make the frame's pixels such that the GPU can fetch them without the CPU, and begin to bring them there."""

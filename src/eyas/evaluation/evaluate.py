@@ -36,7 +36,7 @@ Watch = Callable[["Iterator[Prediction]"], "Iterator[Prediction]"]
 
 def open_for_evaluation(model: str, **options: Any) -> Model:
     """Open a model so that nothing that could count is left out. options: as for `eyas.load`. Raises OptionError."""
-    from eyas.predictor import load
+    from eyas.loading import load
 
     opened = load(model, max_det=MOST_CANDIDATES, multi_label=True, **options)
     if opened.card.task in ("classify", "embed"):

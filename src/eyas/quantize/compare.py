@@ -74,7 +74,7 @@ def judge_by_labels(data: Dataset, backends: Backends, precision: Precision) -> 
     """COCO's AP .50:.95 on labelled pictures, on the backend that does worst."""
     from eyas.evaluation.classmap import map_classes
     from eyas.evaluation.evaluate import evaluate
-    from eyas.predictor import load
+    from eyas.loading import load
 
     def measure(path: Path, backend: str | None) -> float:
         options: dict[str, Any] = {"backend": backend, "precision": precision, "hint": "throughput"}
@@ -92,7 +92,7 @@ def judge_by_agreement(reference: Path, paths: Sequence[Path], backends: Backend
     confidence threshold (so that one that drops from .26 to .24 is not called lost). Classes: the same first one.
     Embeddings: the mean cosine.
     """
-    from eyas.predictor import load
+    from eyas.loading import load
 
     def results(path: Path, backend: str | None, precision: Precision, conf: float) -> list[Result]:
         with load(path, backend=backend, precision=precision, hint="throughput") as model:

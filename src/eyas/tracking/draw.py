@@ -7,7 +7,7 @@ from collections import deque
 import cv2
 import numpy as np
 
-from eyas.annotate import draw, object_colours
+from eyas.annotate import _draw_objects, draw, object_colours
 from eyas.results import Detections
 from eyas.skeleton import SHIFT, fixed_point
 from eyas.types import Frame, Image, host_image
@@ -33,11 +33,13 @@ class Painter:
         A trail ends in the middle of its box's lower edge, and begins anew where the stream's epoch changes.
         """
         image = host_image(frame)
-        if found.tracker_id is not None and self._trail_s:
-            image = image.copy()
-            self._remember(frame, found)
-            self._draw_trails(image, found)
-        return draw(image, found, labels=self._labels, colour_by="track")
+        if found.tracker_id is None or not self._trail_s:
+            return draw(image, found, labels=self._labels, colour_by="track")
+        picture = image.copy()
+        self._remember(frame, found)
+        self._draw_trails(picture, found)
+        _draw_objects(picture, image, found, self._labels, None, 0.5, "track")
+        return picture
 
     def _remember(self, frame: Frame, found: Detections) -> None:
         epoch = frame.epoch if isinstance(frame, VideoFrame) else 0

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from eyas import trace
 from eyas.cascading import cascade
 from eyas.errors import OptionError, problem
 from eyas.predictor import CONFIDENCE, Model
+from eyas.pulses import picture_of
 from eyas.results import Detections, Embedding, Prediction, Result
 from eyas.source import Picture
 from eyas.tracking import Tracker, open_tracker
@@ -39,7 +39,7 @@ Followed = Generator[Prediction, None, None]
 
 def follow(
     model: Model,
-    frames: Video | Iterable[Frame],
+    frames: Video | Iterable[Frame | None],
     *,
     tracker: str | None = "deepsort",
     conf: float | None = None,
@@ -50,7 +50,8 @@ def follow(
 ) -> Followed:
     """The frames in order, each with its objects, which `tracker_id` numbers. A frame that fails carries its error.
 
-    frames: of one or more videos; each `source_id` has a tracker of its own, whose ids count from 1. It is reset where
+    frames: of one or more videos; None among them, from a source that pauses (`VideoSource.pulses`), lets what is done
+    come out. Each `source_id` has a tracker of its own, whose ids count from 1. It is reset where
     a frame's `epoch` changes (a camera came back), and ids go on. A video that is given opened is not closed.
     tracker: one of `eyas.tracking.TRACKERS`; None leaves the objects without numbers, and all of them there.
     conf: None is 0.1 for trackers that look at weak detections (bytetrack, botsort, cbiou), else 0.25.
@@ -141,8 +142,9 @@ def rates_of(video: Video) -> dict[str, float]:
     return {name: rate for name, rate in rates.items() if rate <= FASTEST}
 
 
-def ahead_of(video: Video, frames: Iterable[Frame]) -> Generator[Frame, None, None]:
-    """The frames, read ahead on a thread where all sources are files; others may block for as long as they like.
+def ahead_of(video: Video, frames: Iterable[Frame | None]) -> Generator[Frame | None, None, None]:
+    """The frames (None where live ones pause), read ahead on a thread where all sources are files; others may block for
+    as long as they like.
 
     To be closed before the video is.
     """
@@ -152,7 +154,7 @@ def ahead_of(video: Video, frames: Iterable[Frame]) -> Generator[Frame, None, No
 
 def _follow(
     model: Model,
-    frames: Video | Iterable[Frame],
+    frames: Video | Iterable[Frame | None],
     tracker: str | None,
     conf: float,
     iou: float | None,
@@ -163,11 +165,13 @@ def _follow(
     trackers: dict[str, tuple[Tracker, int]] = {}  # by source_id, with the epoch that it is in
     with ExitStack() as stack:
         if isinstance(frames, Video):
-            frames = stack.enter_context(closing(ahead_of(frames, frames)))
-        found = model.stream_pictures(_pictures(frames), conf=conf, iou=iou)
+            frames = stack.enter_context(closing(ahead_of(frames, frames.pulses())))
+        found = model.pulses(_pictures(frames), conf=conf, iou=iou)
         if reid is not None:
             found = cascade(found, reid, _crop, _join)
         for prediction in stack.enter_context(closing(found)):
+            if prediction is None:
+                continue
             frame, objects = prediction.frame, prediction.detections
             if tracker is None or frame is None or objects is None:
                 yield prediction
@@ -186,14 +190,10 @@ def _follow(
             yield replace(prediction, result=objects)
 
 
-def _pictures(frames: Iterable[Frame]) -> Iterator[Picture]:
+def _pictures(frames: Iterable[Frame | None]) -> Iterator[Picture | None]:
     """The frames as they are: with the index that they have in their own source."""
     for frame in frames:
-        yield Picture(frame.source_id, frame.index, partial(_itself, frame), frame.image)
-
-
-def _itself(frame: Frame) -> Frame:
-    return frame
+        yield None if frame is None else picture_of(frame)
 
 
 def _crop(frame: Frame, found: Detections) -> list[Image]:

@@ -150,22 +150,29 @@ class Counting:
 class Output:
     """All that is written of one stream, on a thread of its own. Close it (`contextlib.closing`).
 
-    lines: files, and what makes their lines. shows: take the drawn picture and its time in seconds.
+    lines: files, and what makes their lines. shows: take the drawn picture and its time in seconds. encoders: those of
+    them that may be slow, each on a thread of its own.
     """
 
     name: str
     lines: list[tuple[LineFile, Callable[[Prediction], str]]] = field(default_factory=list)
     shows: list[Callable[[Image, float | None], None]] = field(default_factory=list)
+    encoders: list[WriteBehind] = field(default_factory=list)
     counting: Counting | None = None
     painter: Painter = field(default_factory=Painter)
     _behind: WriteBehind | None = None
 
     def put(self, prediction: Prediction) -> None:
         """The next prediction; waits where several wait already. Raises what went wrong with an earlier one."""
-        if self._behind is None and (self.lines or self.shows or self.counting):
+        if self._behind is None and (self.lines or self.shows or self.encoders or self.counting):
             self._behind = WriteBehind(self._write, f"output {self.name}")
         if self._behind:
             self._behind.put(prediction)
+
+    @property
+    def dropped(self) -> int:
+        """How many pictures encoders that were too slow have lost."""
+        return sum(encoder.dropped for encoder in self.encoders)
 
     def close(self) -> None:
         """Finish what waits, then the counts; a second call does nothing. Raises what went wrong."""
@@ -181,11 +188,11 @@ class Output:
         if self.counting:
             self.counting.update(prediction)
         frame, found = prediction.frame, prediction.detections
-        if self.shows and frame is not None and found is not None:
+        if (self.shows or self.encoders) and frame is not None and found is not None:
             image = self.painter.draw(frame, found)
             if self.counting and self.counting.analytics:
                 self.counting.analytics.draw(image)
-            for show in self.shows:
+            for show in (*self.shows, *(encoder.put for encoder in self.encoders)):
                 show(image, frame.pts_s)
 
 

@@ -107,6 +107,7 @@ class Connection:
         if stream.duration is not None and self.duration_s is not None:  # sound may last longer
             self.duration_s = min(self.duration_s, float(stream.duration * stream.time_base))
         self.start: Fraction | None = None if stream.start_time is None else stream.start_time * stream.time_base
+        self.announced: int = stream.frames
         low_delay = self.is_live if live is None else live
         self.stream.thread_type = "SLICE" if low_delay else "AUTO"  # threads by frame hold frames back
 
@@ -210,7 +211,11 @@ class Connection:
         Raises SourceError where a network source or camera stops; a file that cannot be read further just ends.
         """
         self.extend()
+        converter = (
+            self._av.video.reformatter.VideoReformatter()
+        )  # one for all: setting it up takes longer than its work
         for packet in self._packets(tally):
+            self.announced -= packet.is_discard  # an edit list leaves it out
             try:
                 found = packet.decode()
             except self._av.FFmpegError:
@@ -221,7 +226,7 @@ class Connection:
                     raise self._too_large(frame.width, frame.height)
                 self.extend()
                 tally.frames += 1
-                yield upright(frame), None if frame.pts is None else frame.pts * frame.time_base
+                yield upright(frame, converter), None if frame.pts is None else frame.pts * frame.time_base
 
     def _packets(self, tally: VideoStats) -> Iterator[Any]:
         """The video's packets, then the one that flushes the decoder."""
@@ -296,14 +301,15 @@ def _is_playlist(path: str) -> bool:
     return False
 
 
-def upright(frame: Any) -> Image:
+def upright(frame: Any, converter: Any) -> Image:
     """The frame as uint8 BGR [H, W, 3], turned and mirrored as its display matrix says, to the next right angle.
 
     The matrix (a b u; c d v; x y w) maps (p, q) to (a p + c q + x, b p + d q + y), in 16.16 fixed point (ISO/IEC
     14496-12, 8.2.2.3), so an upright picture has a = d = 1, b = c = 0.
     """
-    image: Image = frame.to_ndarray(format="bgr24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    image: Image = converter.reformat(frame, format="bgr24", threads=1).to_ndarray()
+    # Not frame.side_data, which the frame and its data keep alive in a circle, until the garbage collector comes.
+    matrix = pyav().sidedata.sidedata.SideDataContainer(frame).get("DISPLAYMATRIX")
     if matrix is None:
         return image
     a, b, _, c, d, _, *_ = np.frombuffer(bytes(matrix), "<i4").tolist()

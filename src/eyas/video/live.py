@@ -44,7 +44,7 @@ class Reconnect:
 
 
 class LiveReader:
-    """Reads in a thread. `next` waits for a frame newer than the last; `close` ends the thread."""
+    """Reads in a thread. `next` and `wait` give a frame newer than the last; `close` ends the thread."""
 
     def __init__(
         self, first: Opened, connect: Callable[[], Opened], reconnect: Reconnect, arrived: threading.Condition
@@ -77,12 +77,16 @@ class LiveReader:
                 raise StopIteration
             return frame
 
+    def wait(self, timeout_s: float | None) -> VideoFrame | None:
+        """As `take`, once there is something to take, or after so many seconds; None waits as long as it takes."""
+        with self._arrived:
+            self._arrived.wait_for(self.ready, timeout_s)
+            return self.take()
+
     def next(self) -> VideoFrame:
         """As `take`, once there is one."""
         while True:
-            with self._arrived:
-                self._arrived.wait_for(self.ready)
-            if frame := self.take():
+            if frame := self.wait(None):
                 return frame
 
     def close(self) -> None:
@@ -145,7 +149,7 @@ class LiveReader:
                 self.gaps.append(Gap(self._last_s, pts_s, self._reason, self._epoch))
             self.tally.dropped += self._slot is not None
             self._last_s = pts_s
-            self._slot = VideoFrame(image, self._index, source_id, pts_s, self._epoch)
+            self._slot = VideoFrame(image, self._index, source_id, pts_s, self._epoch, monotonic())
             self._arrived.notify_all()
 
     def _again(self, error: SourceError | None) -> tuple[Opened | None, SourceError | None]:

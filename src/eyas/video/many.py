@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any
 
 from eyas.errors import SourceError, problem
-from eyas.video.frames import VideoFrame
+from eyas.video.frames import PULSE_S, VideoFrame
 from eyas.video.live import LiveReader
 from eyas.video.source import VideoSource, open_video
 from eyas.video.target import listed_sources
@@ -36,6 +36,25 @@ class VideoSources:
 
     def __next__(self) -> VideoFrame:
         """A frame: of each source that has one in turn. A source that fails is told of and left out."""
+        while True:
+            if frame := self._next(None):
+                return frame
+
+    def pulses(self) -> Generator[VideoFrame | None, None, None]:
+        """The frames, and None each 10 ms in which no live source has one: for who has something else to do then."""
+        while True:
+            try:
+                frame = self._next(PULSE_S)
+            except StopIteration:
+                return
+            yield frame
+
+    def _next(self, timeout_s: float | None) -> VideoFrame | None:
+        """A frame, or None after so many seconds without one. Raises StopIteration.
+
+        Who has had its turn goes to the end of the row, so that a source which has a frame waits for at most one of
+        each other source, however many frames these have.
+        """
         while self._turns:
             for source in list(self._turns):
                 self._turns.remove(source)
@@ -50,15 +69,17 @@ class VideoSources:
                 self._turns.append(source)
                 if frame is not None:
                     return frame
-            self._wait()
+            if self._turns and not self._wait(timeout_s):
+                return None
         raise StopIteration
 
-    def _wait(self) -> None:
-        """Until a live source has something; a file always has."""
-        readers = [s.reader for s in self._turns]
-        if readers and all(isinstance(r, LiveReader) for r in readers):
-            with self._arrived:
-                self._arrived.wait_for(lambda: any(r.ready() for r in readers if isinstance(r, LiveReader)))
+    def _wait(self, timeout_s: float | None) -> bool:
+        """Until a live source has something (a file always has), but at most so many seconds; whether it has."""
+        readers = [s.reader for s in self._turns if isinstance(s.reader, LiveReader)]
+        if len(readers) < len(self._turns):
+            return True
+        with self._arrived:
+            return self._arrived.wait_for(lambda: any(r.ready() for r in readers), timeout_s)
 
     def close(self) -> None:
         """Close all."""

@@ -1,6 +1,7 @@
 """Two threads that let reading, finding and writing overlap: one reads ahead, one writes behind.
 
-Both hold a few items only, so who reads or writes slower than the rest makes the rest wait.
+Both hold a few items only, so who reads or writes slower than the rest makes the rest wait; but for live streams, whose
+writers lose what they are too slow for.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from eyas import trace
@@ -57,19 +59,28 @@ class WriteBehind:
     """Calls `handle` with what is put, on a thread of its own, in order. For one caller.
 
     After an error the items that follow are thrown away, and the next `put`, else `close`, raises it.
+    dropped: how many waiting items newer ones have pushed out (lossy).
     """
 
-    def __init__(self, handle: Callable[..., object], name: str, most: int = WAITING) -> None:
-        """most: how many items may wait. name: the thread's, after "eyas "."""
+    def __init__(self, handle: Callable[..., object], name: str, most: int = WAITING, *, lossy: bool = False) -> None:
+        """most: how many items may wait. name: the thread's, after "eyas ". lossy: `put` never waits."""
         self._handle, self._items = handle, queue.Queue[Any](most)
+        self._lossy, self.dropped = lossy, 0
         self._error: BaseException | None = None
         self._told = self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"eyas {name}", daemon=True)
         self._thread.start()
 
     def put(self, *item: Any) -> None:
-        """Queue one item, the arguments of `handle`; waits while too many wait. Raises what an earlier one raised."""
+        """Queue one item, the arguments of `handle`. Raises what an earlier one raised.
+
+        While too many wait: waits too, or, lossy, drops the one that has waited longest.
+        """
         self._tell()
+        while self._lossy and self._items.full():
+            with suppress(queue.Empty):  # the writer was quicker
+                self._items.get_nowait()
+                self.dropped += 1
         self._items.put(item)
 
     def close(self) -> None:

@@ -98,6 +98,7 @@ class VideoSink:
         self._stream: Any = None
         self._file: _File | None = None
         self._sound: Sound | None = None
+        self._planes: Any = None
         self._last: int | None = None  # in ticks
         self._key_at = 0
         self._closed = False
@@ -128,9 +129,9 @@ class VideoSink:
         ticks = (0 if self._last is None else self._last + step) if pts_s is None else round(pts_s / TICK)
         if self._last is not None:
             ticks = max(ticks, self._last + 1)
-        # OpenCV's conversion rounds, where swscale's quick one cuts off.
-        planes = cv2.cvtColor(fitted(image, self.size), cv2.COLOR_BGR2YUV_I420)
-        frame = self._av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        # OpenCV's conversion rounds, where swscale's quick one cuts off; fresh memory costs more than it.
+        self._planes = cv2.cvtColor(fitted(image, self.size), cv2.COLOR_BGR2YUV_I420, self._planes)
+        frame = self._av.VideoFrame.from_ndarray(self._planes, format="yuv420p")
         frame.colorspace, frame.color_range = _BT601, 1
         frame.pts, frame.time_base = ticks, TICK
         if self._last is None or (ticks - self._key_at) * TICK >= FRAGMENT_S:

@@ -17,7 +17,7 @@ from eyas.errors import ImageError, OptionError, SourceError, problem
 from eyas.imagefile import MAX_PIXELS
 from eyas.types import Image
 from eyas.video.container import Connection, RawVideo
-from eyas.video.frames import Gap, Opened, VideoFrame, VideoStats
+from eyas.video.frames import PULSE_S, Gap, Opened, VideoFrame, VideoStats
 from eyas.video.live import LiveReader, Reconnect
 from eyas.video.target import Target, listed_pictures, target_of
 
@@ -65,6 +65,15 @@ class VideoSource:
         if self._closed:
             raise StopIteration
         return self.reader.next()
+
+    def pulses(self) -> Generator[VideoFrame | None, None, None]:
+        """The frames, and None each 10 ms in which a live source has none: for who has something else to do then."""
+        while not self._closed:
+            try:
+                frame = self.reader.wait(PULSE_S) if isinstance(self.reader, LiveReader) else self.reader.next()
+            except StopIteration:
+                return
+            yield frame
 
     def close(self) -> None:
         """End the reading and let go of the source; a second call does nothing."""
@@ -133,6 +142,7 @@ class PictureRow:
         self.target, self.is_live, self.has_clock = target, False, True
         self.rate: Fraction | None = rate
         self.start: Fraction | None = Fraction(0)
+        self.announced = 0
         self._pictures = listed_pictures(target.where, max_pixels)
         self.duration_s: float | None = float(len(self._pictures) / rate)
         self._step_s = 1 / rate
@@ -188,5 +198,8 @@ class FileReader:
         end_s = float(last + step - self.start_s)
         if opened.duration_s is not None and end_s < opened.duration_s - SHORT_S:
             log.warning("%s ends at %.2f s; %.2f s were announced: is it cut off?", name, end_s, opened.duration_s)
+        self.tally.missing = max(0, opened.announced - self.tally.frames - self.tally.broken)
+        if self.tally.missing:
+            log.warning("%s: %d of the announced frames are missing", name, self.tally.missing)
         if self.tally.broken:
             log.warning("%s: %d packets or pictures could not be decoded", name, self.tally.broken)
