@@ -96,7 +96,7 @@ def test_json_is_a_line_for_each_frame(track: Run, clip: Path):
     assert code == 0
     assert [f["frame"] for f in found] == list(range(12))
     assert [f["pts_s"] for f in found] == [round(i / 30, 6) for i in range(12)]
-    assert {f["source"] for f in found} == {str(clip)}
+    assert {f["source_id"] for f in found} == {str(clip)}
     assert found[-1]["detections"][0]["tracker_id"] == 1
     assert found[-1]["detections"][0]["xyxy"] == [0, 0, 64, 36]
 
@@ -136,7 +136,7 @@ def test_several_streams_get_a_file_each(track: Run, two: list[Path], tmp_path: 
     assert code == 0
     assert sorted(p.name for p in out.iterdir()) == ["all.jsonl", "clip-2.mp4", "clip-2.txt", "clip.mp4", "clip.txt"]
     assert [len(times_of(out / name)) for name in ("clip.mp4", "clip-2.mp4")] == [12, 12]
-    assert {line["source"] for line in lines(out / "all.jsonl")} == set(map(str, two))
+    assert {line["source_id"] for line in lines(out / "all.jsonl")} == set(map(str, two))
 
 
 def test_a_list_file_is_a_wall_of_streams(track: Run, two: list[Path], tmp_path: Path):
@@ -164,7 +164,7 @@ def test_a_video_on_standard_input_is_followed(tmp_path: Path):
     command = [sys.executable, "-m", "eyas", "track", "-", *NULL, "--format", "json"]
     done = subprocess.run(command, input=data, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert [json.loads(line)["source"] for line in done.stdout.splitlines()] == ["stdin"] * 6
+    assert [json.loads(line)["source_id"] for line in done.stdout.splitlines()] == ["stdin"] * 6
 
 
 def test_bare_pixels_are_read_as_told(tmp_path: Path):
@@ -266,6 +266,24 @@ def test_a_browser_is_shown_every_frame_of_every_stream(track: Run, two: list[Pa
     assert code == 0
     assert "watch it at http://127.0.0.1:" in err
     assert sizes == [(1080, 1920, 3)] * 24
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ten_minutes_of_changing_rates_stay_in_step_from_file_to_drawn_file(track: Run, tmp_path: Path):
+    times = clips.mixed(18_000)
+    assert times[-1] > 590
+    greys = [20 + 40 * (i % 5) for i in range(len(times))]
+    write(tmp_path / "long.mp4", times, gop=250, images=(np.full((36, 64, 3), g, np.uint8) for g in greys))
+    code, *_ = track(tmp_path / "long.mp4", "--save", tmp_path / "o.mp4", "--jsonl", tmp_path / "o.jsonl")
+    assert code == 0
+    told = [line["pts_s"] for line in lines(tmp_path / "o.jsonl")]
+    assert told == pytest.approx([float(t) for t in times], abs=1e-6)
+    with clips.av.open(str(tmp_path / "o.mp4")) as file:
+        drawn = [(f.pts * f.time_base, f.to_ndarray(format="bgr24")[16:28, 44:58].mean()) for f in file.decode(video=0)]
+    assert [at for at, _ in drawn] == times
+    apart = np.abs(np.subtract([value for _, value in drawn], greys))
+    assert apart.max() < 20, "each picture is at its own time: those beside it differ by 40"
 
 
 @pytest.mark.slow
@@ -470,6 +488,16 @@ def test_q_and_escape_end_a_run_as_it_should(track: Run, tmp_path: Path, monkeyp
     assert 3 <= int(out.splitlines()[1].split()[1]) < 200
     assert len(times_of(tmp_path / "o.mp4")) == int(out.splitlines()[1].split()[1])
     assert not screen.open
+
+
+def test_q_ends_a_run_while_the_camera_is_silent(track: Run, monkeypatch: pytest.MonkeyPatch):
+    Screen(monkeypatch, [*[-1] * 15, ord("q")])
+    answers: dict[str, clips.Answer] = {}
+    with Server(answers) as server:
+        answers["/cam"] = server.mjpeg(fps=50, freeze_at=5)
+        code, _, err = track(server.url("/cam"), "--show")
+    assert code == 0
+    assert "gap" not in err, "nobody waited for the connection to be given up"
 
 
 def test_a_window_that_is_shut_ends_too(monkeypatch: pytest.MonkeyPatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -298,6 +299,48 @@ def test_a_camera_that_comes_back_has_new_ids(model: eyas.Model, monkeypatch: py
     assert [p.frame.epoch for p in seen if isinstance(p.frame, VideoFrame)][-1] == 1
 
 
+# ---- sources that pause ----
+
+
+def pausing(frames: list[VideoFrame]) -> Iterator[VideoFrame | None]:
+    """The frames, then nothing new for ever."""
+    yield from frames
+    while True:
+        time.sleep(0.001)
+        yield None
+
+
+@pytest.mark.parametrize("settings", [{}, {"reid": Reid()}, {"tracker": None}], ids=["ids", "embeddings", "alone"])
+def test_what_is_done_comes_out_while_the_source_pauses(model: eyas.Model, settings: Any):
+    frames = [frame(i) for i in range(3)]
+    found = follow(model, pausing(frames), **{"tracker": "deepsort"} | settings)
+    assert [p.frame for p in itertools.islice(found, 3)] == frames  # the time limit is what fails here
+    found.close()
+
+
+def test_a_silent_camera_s_last_frame_comes_out(model: eyas.Model):
+    answers: dict[str, clips.Answer] = {}
+    with Server(answers) as server:
+        answers["/cam"] = server.mjpeg(fps=20, freeze_at=10)
+        for run in (model.stream, model.track):
+            with open_video(server.url("/cam"), timeout_s=100) as video:
+                seen = (p.frame for p in run(video))
+                assert next(f for f in seen if f and f.arrived_s and clips.number(f.image) == 9)
+                assert video.stats.reconnects == 0
+
+
+def test_a_live_video_s_frames_are_numbered_by_the_run_as_others_are(model: eyas.Model, tmp_path: Path):
+    with open_video(clip(tmp_path / "a.mp4")) as video:
+        next(video)
+        assert [p.frame.index for p in model.stream(video) if p.frame] == list(range(11))
+    assert [p.frame.index for p in model.stream([frame(7), frame(9)]) if p.frame] == [0, 1]
+
+
+def test_nothing_new_is_no_picture(model: eyas.Model):
+    with pytest.raises(SourceError, match="no picture source"):
+        list(model.predict([None]))
+
+
 # ---- reading ahead, writing behind ----
 
 
@@ -379,3 +422,23 @@ def test_who_writes_faster_than_the_writer_waits():
     filler.join()
     behind.close()
     assert put == 10
+
+
+def test_a_slow_writer_of_a_live_stream_loses_the_oldest_and_counts_them():
+    gate, begun = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def write_slowly(item: int) -> None:
+        begun.set()
+        gate.wait(20)
+        seen.append(item)
+
+    behind = WriteBehind(write_slowly, "test", most=2, lossy=True)
+    behind.put(0)
+    assert begun.wait(20)
+    for i in range(1, 10):
+        behind.put(i)  # never waits
+    gate.set()
+    behind.close()
+    assert seen == [0, 8, 9]
+    assert behind.dropped == 7

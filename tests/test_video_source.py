@@ -202,10 +202,53 @@ def test_a_whole_file_is_not_called_short(tmp_path: Path, caplog: pytest.LogCapt
     assert not caplog.records
 
 
+def copied(source: Path, target: Path, *, first: int = 0, earlier: Fraction = Fraction(0)) -> Path:
+    """The packets from number `first` on, so many seconds earlier."""
+    with clips.av.open(str(source)) as old, clips.av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for i, packet in enumerate(old.demux(video=0)):
+            if packet.dts is not None and i >= first:
+                packet.pts -= int(earlier / packet.time_base)
+                packet.dts -= int(earlier / packet.time_base)
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+def test_announced_frames_that_do_not_come_are_counted_and_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    whole = write(tmp_path / "w.mp4", constant(60), gop=12)
+    with open_video(copied(whole, tmp_path / "no_key.mp4", first=1)) as video, caplog.at_level(logging.WARNING, "eyas"):
+        assert len(list(video)) == 48  # nothing can be decoded before the second key frame
+    assert (video.stats.missing, video.stats.broken) == (11, 0)
+    assert "11 of the announced frames are missing" in caplog.text
+
+
+def test_frames_that_an_edit_list_leaves_out_are_not_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    whole = write(tmp_path / "w.mp4", constant(60))
+    with open_video(copied(whole, tmp_path / "cut.mp4", earlier=Fraction(4, 30))) as video:
+        assert [number(f.image) for f in video] == [i % RING for i in range(4, 60)]
+    assert video.stats.missing == 0
+    assert not caplog.records
+
+
 def test_an_mp4_without_its_index_says_what_is_wrong(tmp_path: Path):
     path = tmp_path / "cut.mp4"
     path.write_bytes(write(tmp_path / "w.mp4", constant(60)).read_bytes()[:3000])
     refused(path, "moov")
+
+
+def test_frames_are_freed_without_the_garbage_collector(tmp_path: Path):
+    path = write(tmp_path / "a.mp4", constant(60))
+    with open_video(path) as video:
+        next(video)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in video:
+                pass
+            assert gc.collect() < 50, "so few that no frame was among them"
+        finally:
+            gc.enable()
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path):

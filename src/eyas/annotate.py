@@ -60,7 +60,7 @@ def draw(
     picture = check_image(image).copy()
     _check(result, line_width, point_score)
     if isinstance(result, Detections):
-        _draw_objects(picture, image, result, labels, line_width, point_score, colour_by)
+        draw_objects(picture, image, result, labels, line_width, point_score, colour_by)
     elif labels:
         _draw_classes(picture, result)
     return picture
@@ -80,7 +80,7 @@ def _check(result: object, line_width: int | None, point_score: float) -> None:
         raise OptionError(problem(what, got=got, expected=expected, remedy=remedy))
 
 
-def _draw_objects(
+def draw_objects(
     picture: Image,
     image: Image,
     detections: Detections,
@@ -89,6 +89,7 @@ def _draw_objects(
     point_score: float,
     colour_by: ColourBy,
 ) -> None:
+    """As `draw`, into `picture`, a copy of `image` that may hold other things already. Raises OptionError."""
     best_first = detections[np.argsort(-detections.confidence, kind="stable")]
     masks, turned, points = best_first.mask, best_first.xyxyxyxy, best_first.keypoints
     size = picture.shape[:2]
@@ -125,20 +126,20 @@ def _draw_objects(
 def _draw_labels(
     picture: Image, best_first: Detections, corners: list[list[int]], colours: list[Bgr], widths: list[int]
 ) -> None:
-    pen = _Pen.fitting(picture)
+    pen = Pen.fitting(picture)
     if pen is None:
         return
     tiles = [pen.label(best_first[i], colour, picture.shape[1]) for i, colour in enumerate(colours)]
     places = np.zeros((0, 4), np.int64)
     for box, tile, width in zip(corners, tiles, widths, strict=True):
-        places = np.vstack([places, _place(box, tile.shape[:2], width // 2, picture.shape[:2], places)])
+        places = np.vstack([places, place_label(box, tile.shape[:2], width // 2, picture.shape[:2], places)])
     for (x1, y1, x2, y2), tile in reversed(list(zip(places.tolist(), tiles, strict=True))):
         picture[y1:y2, x1:x2] = tile
 
 
 def _draw_classes(picture: Image, result: Classification) -> None:
     """The top five as white lines on a dark panel; as many as the height has room for."""
-    pen = _Pen.fitting(picture)
+    pen = Pen.fitting(picture)
     if pen is None:
         return
     height, width = picture.shape[:2]
@@ -195,7 +196,7 @@ def _outline(picture: Image, box: list[int], colour: Bgr, width: int) -> None:
     picture[y1:y2, x1 : min(x1 + width, x2)] = picture[y1:y2, max(x2 - width, x1) : x2] = colour
 
 
-def _place(
+def place_label(
     box: list[int], tile: tuple[int, ...], out: int, size: tuple[int, ...], taken: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Where a label of (height, width) `tile` goes, x1, y1, x2, y2: above the box, else inside it, else below.
@@ -216,7 +217,7 @@ def _place(
     return np.asarray(places[cost.argmin()])
 
 
-class _Pen:
+class Pen:
     """Writes text of one size in pixels; OpenCV 5 does it in TrueType, OpenCV 4 in Hershey's ASCII strokes."""
 
     def __init__(self, size: int) -> None:
@@ -226,7 +227,7 @@ class _Pen:
         self.thickness = 2 if UNICODE else max(1, round(size / 14))
 
     @classmethod
-    def fitting(cls, picture: Image) -> _Pen | None:
+    def fitting(cls, picture: Image) -> Pen | None:
         """The pen that suits a picture; None for one with less than three lines' height or width."""
         shorter = min(picture.shape[:2])
         pen = cls(max(11, round(6 + 0.017 * shorter)))

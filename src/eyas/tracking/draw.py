@@ -7,7 +7,7 @@ from collections import deque
 import cv2
 import numpy as np
 
-from eyas.annotate import _draw_objects, draw, object_colours
+from eyas.annotate import draw, draw_objects, object_colours
 from eyas.results import Detections
 from eyas.skeleton import SHIFT, fixed_point
 from eyas.types import Frame, Image, host_image
@@ -38,7 +38,7 @@ class Painter:
         picture = image.copy()
         self._remember(frame, found)
         self._draw_trails(picture, found)
-        _draw_objects(picture, image, found, self._labels, None, 0.5, "track")
+        draw_objects(picture, image, found, self._labels, None, 0.5, "track")
         return picture
 
     def _remember(self, frame: Frame, found: Detections) -> None:

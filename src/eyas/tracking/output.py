@@ -29,7 +29,7 @@ from eyas.types import Frame, Image
 from eyas.video import VideoFrame
 from eyas.video.overlap import WriteBehind
 
-CSV_HEADER = "source,frame,pts_s,epoch,tracker_id,class_id,class_name,confidence,x1,y1,x2,y2,error\n"
+CSV_HEADER = "source_id,frame,pts_s,epoch,tracker_id,class_id,class_name,confidence,x1,y1,x2,y2,error\n"
 NO_TRACK = -1  # the MOT format's id of what is not followed
 
 
@@ -66,7 +66,7 @@ class LineFile:
 
 def json_line(prediction: Prediction) -> str:
     """source, and frame, pts_s, epoch, width, height, detections (`to_dict`, without embeddings), or error."""
-    line: dict[str, Any] = {"source": prediction.source_id}
+    line: dict[str, Any] = {"source_id": prediction.source_id}
     frame, found = prediction.frame, prediction.detections
     if frame is None or found is None:
         line["error"] = str(prediction.error)

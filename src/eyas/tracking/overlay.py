@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.annotate import _Pen, _place
+from eyas.annotate import Pen, place_label
 from eyas.extras import need
 from eyas.skeleton import SHIFT, fixed_point
 from eyas.types import Image, check_image
@@ -23,7 +23,7 @@ def draw_rules(image: Image, rules: Iterable[tuple[str, NDArray[np.float64], str
     size: (height, width) of the picture that the points are of; they are scaled to `image`, uint8 [H, W, 3] BGR.
     """
     picture = np.ascontiguousarray(check_image(image))
-    pen, width = _Pen.fitting(picture), max(2, round(min(picture.shape[:2]) / 250))
+    pen, width = Pen.fitting(picture), max(2, round(min(picture.shape[:2]) / 250))
     placed = [(name, points * _scale(picture, size), counts) for name, points, counts in rules]
     for _, points, _ in placed:
         _stroke(picture, points, width)
@@ -35,7 +35,7 @@ def draw_rules(image: Image, rules: Iterable[tuple[str, NDArray[np.float64], str
             break
         x, y = (points.mean(axis=0) if len(points) == 2 else points[points.sum(axis=1).argmin()]).astype(int).tolist()
         tile = _label(pen, name, counts, picture.shape[1])
-        place = _place([x, y, x, y], tile.shape[:2], -width, picture.shape[:2], taken)
+        place = place_label([x, y, x, y], tile.shape[:2], -width, picture.shape[:2], taken)
         picture[place[1] : place[3], place[0] : place[2]] = tile
         taken = np.vstack([taken, place])
     if picture is not image:
@@ -93,7 +93,7 @@ def _arrow(picture: Image, points: NDArray[np.float64], width: int) -> None:
         _stroke(picture, np.array([tip - left * length / 3 + side, tip]), width)
 
 
-def _label(pen: _Pen, name: str, counts: str, most: int) -> Image:
+def _label(pen: Pen, name: str, counts: str, most: int) -> Image:
     """Black on white, at most `most` pixels wide."""
     text = pen.shortened(name, f": {counts}", most - 2 * pen.pad)
     tile = np.full((pen.height, pen.width(text) + 2 * pen.pad, 3), WHITE, np.uint8)
