@@ -65,7 +65,7 @@ class LineFile:
 
 
 def json_line(prediction: Prediction) -> str:
-    """source, and frame, pts_s, epoch, width, height, detections (`to_dict`, without embeddings), or error."""
+    """source_id, and frame, pts_s, epoch, width, height, detections (`to_dict`, without embeddings), or error."""
     line: dict[str, Any] = {"source_id": prediction.source_id}
     frame, found = prediction.frame, prediction.detections
     if frame is None or found is None:

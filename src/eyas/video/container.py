@@ -211,9 +211,7 @@ class Connection:
         Raises SourceError where a network source or camera stops; a file that cannot be read further just ends.
         """
         self.extend()
-        converter = (
-            self._av.video.reformatter.VideoReformatter()
-        )  # one for all: setting it up takes longer than its work
+        converter = self._av.video.reformatter.VideoReformatter()  # one for all: setting it up outlasts its work
         for packet in self._packets(tally):
             self.announced -= packet.is_discard  # an edit list leaves it out
             try:
