@@ -32,6 +32,7 @@ class Wish:
     fails_in: str
     error: BaseException
     options: dict[str, Any]
+    ready: bool = False
     cancelled: bool = False
     refused: BaseException | None = None
     future: Pending[int] | None = None
@@ -52,7 +53,7 @@ class Weather:
         self._met: set[Wish] = set()
 
     def ready(self, wish: Wish) -> bool:
-        return False
+        return wish.ready
 
     def load(self, wish: Wish) -> Wish:
         self.dawdle()
@@ -97,7 +98,8 @@ def dice(*seed: int) -> random.Random:
     return random.Random(str(seed))  # noqa: S311
 
 
-def wishes_of(source: int, count: int, rng: random.Random) -> list[Wish]:
+def wishes_of(source: int, count: int, rng: random.Random, ready: float = 0.0) -> list[Wish]:
+    """ready: the share of those that are."""
     wishes = []
     for number in range(count):
         fails_in = rng.choice(FAILURES) if rng.random() < 0.04 else ""
@@ -111,7 +113,7 @@ def wishes_of(source: int, count: int, rng: random.Random) -> list[Wish]:
             options["linger_s"] = rng.choice([0.0, 0.0005, 0.002])
         if rng.random() < 0.1:
             options["full"] = rng.choice(["fail", "drop-oldest"])
-        wishes.append(Wish(source, number, fails_in, error, options))
+        wishes.append(Wish(source, number, fails_in, error, options, ready > 0 and rng.random() < ready))
     return wishes
 
 
@@ -161,7 +163,14 @@ def check(wish: Wish) -> None:
 
 
 def storm(
-    seed: int, threads: int, requests: int, preparers: int = 1, engines: tuple[int, ...] = (1,), batch: int = 4
+    seed: int,
+    threads: int,
+    requests: int,
+    preparers: int = 1,
+    engines: tuple[int, ...] = (1,),
+    batch: int = 4,
+    overlapping: bool = False,
+    ready: float = 0.0,
 ) -> None:
     """Let it rage, then check every request, and the order where one preparer feeds one engine."""
     rng = dice(seed)
@@ -172,10 +181,11 @@ def storm(
         usual=rng.choice([None, 2]),
         preparers=preparers,
         engines=engines,
+        overlapping=overlapping,
         queue=QueueSpec(capacity=rng.choice([1, 8, 64]), linger_s=rng.choice([0.0, 0.001])),
         name="storm",
     )
-    wishes = [wishes_of(source, requests, rng) for source in range(threads)]
+    wishes = [wishes_of(source, requests, rng, ready) for source in range(threads)]
     callers = [
         threading.Thread(target=submit_all, args=(batcher, mine, dice(seed, i)), daemon=True)
         for i, mine in enumerate(wishes)
@@ -193,7 +203,7 @@ def storm(
         check(wish)
     assert weather.torn == 0
     assert sum(not w.refused and not w.cancelled for w in everything) > len(everything) / 2
-    if preparers == sum(engines) == 1:
+    if preparers == sum(engines) == 1 and not ready:
         streams: dict[Any, list[int]] = defaultdict(list)
         for wish in weather.seen:
             streams[wish.source, wish.options.get("priority", 0)].append(wish.number)
@@ -207,6 +217,17 @@ def test_many_storms(seed: int) -> None:
     shapes: list[tuple[int, tuple[int, ...], int]] = [(1, (1,), 4), (2, (1,), 1), (3, (2, 1), 8)]
     preparers, engines, batch = shapes[seed % 3]
     storm(seed, threads=64, requests=100, preparers=preparers, engines=engines, batch=batch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LONGEST_S)
+@pytest.mark.parametrize("seed", range(9))
+def test_storms_on_gpus(seed: int) -> None:
+    """Lanes that overlap, and frames that are ready, some of them or all."""
+    shapes: list[tuple[int, tuple[int, ...], int]] = [(1, (2,), 4), (4, (3,), 8), (3, (2, 2), 3)]
+    preparers, engines, batch = shapes[seed % 3]
+    settings: dict[str, Any] = {"overlapping": True, "ready": (0.0, 0.5, 1.0)[seed // 3]}
+    storm(2_000 + seed, threads=64, requests=100, preparers=preparers, engines=engines, batch=batch, **settings)
 
 
 @pytest.mark.slow
