@@ -163,6 +163,7 @@ def test_a_stream_is_told_of_in_numbers():
     assert ", 10 dropped, 2 broken, 2 gaps, 3 left out of the video;" in tally.told()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("live", [True, False])
 def test_a_slow_video_holds_up_files_but_no_live_stream(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, live: bool
