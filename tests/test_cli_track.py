@@ -21,9 +21,11 @@ import pytest
 from clips import Server, constant, times_of, write
 
 from eyas.cli import main
+from eyas.cli.track import TRACKERS as NAMED
 from eyas.cli.track import _address, _option
 from eyas.errors import BackendError
 from eyas.results import Detections
+from eyas.tracking import TRACKERS
 from eyas.tracking.draw import Painter
 from eyas.tracking.mot import read_mot
 from eyas.tracking.output import file_names
@@ -533,3 +535,7 @@ def test_an_opencv_without_windows_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cv2, "namedWindow", refuse)
     with pytest.raises(BackendError, match=r"opens no window.*opencv-python.*--serve"):
         Window()
+
+
+def test_every_tracker_can_be_named() -> None:
+    assert {*TRACKERS, "none"} == set(NAMED)

@@ -21,6 +21,7 @@ from eyas.cli.model import (
     open_model,
     tracing_to,
 )
+from eyas.cli.table import counted, print_table
 from eyas.errors import OptionError, SourceError, problem
 
 if TYPE_CHECKING:
@@ -153,11 +154,9 @@ def _counted(result: Result | None) -> list[str]:
 
 
 def _summary(places: dict[str, Path | None], total: int, failed: int, found: Counter[str], seconds: float) -> None:
-    what = ", ".join(f"{n} {name}" for name, n in found.most_common(6)) or "nothing"
-    more = f" and {len(found) - 6} other classes" if len(found) > 6 else ""
     bad = f"; {failed} could not be read" if failed else ""
     done = total - failed
-    print(f"eyas: {done} picture{'s' * (done != 1)} in {seconds:.2f} s: {what}{more}{bad}", file=sys.stderr)
+    print(f"eyas: {done} picture{'s' * (done != 1)} in {seconds:.2f} s: {counted(found)}{bad}", file=sys.stderr)
     for what, where in places.items():
         if where:
             print(f"eyas: {WRITTEN[what]} in {where}", file=sys.stderr)
@@ -189,19 +188,7 @@ class _Table:
         self._rows.append((prediction.source_id, f"{width} × {height}", _told(prediction.result)))
 
     def print(self) -> None:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
-
-        table = Table(*self._columns, box=None, pad_edge=False)
-        for source, size, text in self._rows:
-            table.add_row(escape(source), size, escape(text), style="red" if text.startswith("error: ") else None)
-        console = Console()
-        if not console.is_terminal:  # a pipe or a file has no width to wrap at
-            console = Console(width=1_000_000)
-        with console.capture() as shown:  # rich itself would end with its own exit code where the reader has gone
-            console.print(table)
-        sys.stdout.write(shown.get())
+        print_table(self._columns, self._rows, lambda row: "red" if row[2].startswith("error: ") else None)
 
 
 def _told(result: Result) -> str:

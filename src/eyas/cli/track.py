@@ -109,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
     """Follow until all streams end; 1 where a frame or a stream failed."""
     import cv2
 
-    from eyas.cli.track_table import Tally, print_table
+    from eyas.cli.table import print_table
+    from eyas.cli.track_table import COLUMNS, Tally
     from eyas.tracking.follow import ahead_of, check, follow, open_any, rates_of, sources_of
     from eyas.tracking.output import json_line
 
@@ -148,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
             for name, output in outputs.items():
                 tallies[name].unwritten = output.dropped
             if args.format == "table":
-                print_table(tallies.values())
+                print_table(COLUMNS, [tally.row() for tally in tallies.values()])
             if not args.quiet:
                 _summary(args, tallies.values())
     failed = getattr(video, "failed", {})

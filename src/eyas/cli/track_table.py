@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eyas.cli.table import counted
 from eyas.video.frames import VideoFrame
 
 if TYPE_CHECKING:
@@ -74,14 +73,12 @@ class Tally:
 
     def told(self) -> str:
         """The line that ends a run."""
-        kinds = ", ".join(f"{n} {name}" for name, n in self.found.most_common(6)) or "nothing"
-        kinds += f" and {len(self.found) - 6} other classes" if len(self.found) > 6 else ""
         stats, gaps = self.source.stats, len(self.source.gaps)
         more = {"dropped": stats.dropped, "broken": stats.broken, "missing": stats.missing, "failed": self.failed}
         more |= {"gap" + "s" * (gaps > 1): gaps, "left out of the video": self.unwritten}
         trouble = "".join(f", {n} {what}" for what, n in more.items() if n)
-        what = "followed" if self.tracked else "found"
-        return f"{self.source.source_id}: {self.frames} frames, {self.rate:.1f} a second{trouble}; {what} {kinds}"
+        what = f"{'followed' if self.tracked else 'found'} {counted(self.found)}"
+        return f"{self.source.source_id}: {self.frames} frames, {self.rate:.1f} a second{trouble}; {what}"
 
     def row(self) -> tuple[str, ...]:
         """As in COLUMNS."""
@@ -102,20 +99,3 @@ class Tally:
             *map(str, numbers),
             *(latency or ("-", "-")),
         )
-
-
-def print_table(tallies: Iterable[Tally]) -> None:
-    """A row for each stream, on standard output."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(*COLUMNS, box=None, pad_edge=False)
-    for tally in tallies:
-        table.add_row(*map(escape, tally.row()))
-    console = Console()
-    if not console.is_terminal:  # a pipe or a file has no width to wrap at
-        console = Console(width=1_000_000)
-    with console.capture() as shown:
-        console.print(table)
-    sys.stdout.write(shown.get())

@@ -166,13 +166,12 @@ def _follow(name: str, found: MotTable, truth: MotTable) -> MotTable:
 def _video(args: argparse.Namespace, names: Sequence[str], options: Mapping[str, Any]) -> Judged:
     """Detect once, and give every tracker what scores above its threshold."""
     from eyas.loading import load
-    from eyas.predictor import CONFIDENCE
-    from eyas.tracking.follow import LOOK_AT_WEAK, WEAK, follow, rates_of
+    from eyas.tracking.follow import confidence_for, follow, rates_of
     from eyas.tracking.mot import table_of
     from eyas.video import open_video
 
     truth = _truth(_named(args.truth))
-    confs = {n: args.conf if args.conf is not None else WEAK if n in LOOK_AT_WEAK else CONFIDENCE for n in names}
+    confs = {name: confidence_for(name) if args.conf is None else args.conf for name in names}
     with open_video(args.model, live=False) as video, load(args.detector, **options) as model:
         rate = next(iter(rates_of(video).values()), None)
         trackers = {name: _open(name, frame_rate=rate) for name in names}

@@ -11,7 +11,7 @@ from eyas.annotate import draw, draw_objects, object_colours
 from eyas.results import Detections
 from eyas.skeleton import SHIFT, fixed_point
 from eyas.types import Frame, Image, host_image
-from eyas.video import VideoFrame
+from eyas.video.frames import epoch_of
 
 TRAIL_S = 2.0
 MOST = 1000  # points of a trail, where times do not rise
@@ -42,7 +42,7 @@ class Painter:
         return picture
 
     def _remember(self, frame: Frame, found: Detections) -> None:
-        epoch = frame.epoch if isinstance(frame, VideoFrame) else 0
+        epoch = epoch_of(frame)
         if epoch != self._epoch:
             self._trails, self._epoch = {}, epoch
         now_s = self._last_s = self._last_s + STEP_S if frame.pts_s is None else frame.pts_s

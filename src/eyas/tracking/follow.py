@@ -25,7 +25,8 @@ from eyas.results import Detections, Embedding, Prediction, Result
 from eyas.source import Picture
 from eyas.tracking import Tracker, open_tracker
 from eyas.types import DeviceImage, Frame, Image, host_image
-from eyas.video import VideoFrame, VideoSource, VideoSources, open_video, open_videos
+from eyas.video import VideoSource, VideoSources, open_video, open_videos
+from eyas.video.frames import epoch_of
 from eyas.video.overlap import read_ahead
 from eyas.video.target import LIST_SUFFIXES
 
@@ -63,7 +64,7 @@ def follow(
     options = dict(tracker_options or {})
     check(model, tracker, reid, options)
     if conf is None:
-        conf = WEAK if tracker in LOOK_AT_WEAK else CONFIDENCE
+        conf = confidence_for(tracker)
     model.thresholds(conf, iou)
     if rates is None:
         rates = rates_of(frames) if isinstance(frames, Video) else {}
@@ -88,6 +89,11 @@ def track(
             yield from stack.enter_context(closing(follow(model, opened, **settings)))
 
     return run()
+
+
+def confidence_for(tracker: str | None) -> float:
+    """From which confidence on a tracker is given detections, unless told otherwise."""
+    return WEAK if tracker in LOOK_AT_WEAK else CONFIDENCE
 
 
 def check(model: Model, tracker: str | None, reid: Model | None, options: Mapping[str, Any]) -> None:
@@ -176,7 +182,7 @@ def _follow(
             if tracker is None or frame is None or objects is None:
                 yield prediction
                 continue
-            source_id, epoch = prediction.source_id, frame.epoch if isinstance(frame, VideoFrame) else 0
+            source_id, epoch = prediction.source_id, epoch_of(frame)
             if source_id not in trackers:
                 rate = {"frame_rate": rates[source_id]} if source_id in rates else {}
                 trackers[source_id] = open_tracker(tracker, **rate | dict(options)), epoch

@@ -26,7 +26,7 @@ from eyas.tracking.analytics import Analytics, Rules
 from eyas.tracking.draw import Painter
 from eyas.tracking.mot import mot_lines, table_of
 from eyas.types import Frame, Image
-from eyas.video import VideoFrame
+from eyas.video.frames import epoch_of
 from eyas.video.overlap import WriteBehind
 
 CSV_HEADER = "source_id,frame,pts_s,epoch,tracker_id,class_id,class_name,confidence,x1,y1,x2,y2,error\n"
@@ -72,7 +72,13 @@ def json_line(prediction: Prediction) -> str:
         line["error"] = str(prediction.error)
     else:
         height, width = frame.size
-        line |= {"frame": frame.index, "pts_s": _time(frame), "epoch": _epoch(frame), "width": width, "height": height}
+        line |= {
+            "frame": frame.index,
+            "pts_s": _time(frame),
+            "epoch": epoch_of(frame),
+            "width": width,
+            "height": height,
+        }
         line["detections"] = replace(found, embedding=None).to_dict()
     return json.dumps(line, ensure_ascii=False) + "\n"
 
@@ -83,7 +89,7 @@ def csv_lines(prediction: Prediction) -> str:
     if frame is None or found is None:
         rows: list[list[object]] = [[prediction.source_id, *[""] * 11, prediction.error or ""]]
     else:
-        begin = [prediction.source_id, frame.index, _time(frame), _epoch(frame)]
+        begin = [prediction.source_id, frame.index, _time(frame), epoch_of(frame)]
         ids = [""] * len(found) if found.tracker_id is None else found.tracker_id.tolist()
         scores, boxes = found.confidence.tolist(), found.xyxy.tolist()
         columns = zip(ids, found.class_id.tolist(), found.class_name, scores, boxes, strict=True)
@@ -106,10 +112,6 @@ def mot_text(prediction: Prediction) -> str:
 
 def _time(frame: Frame) -> float | None:
     return None if frame.pts_s is None else round(frame.pts_s, 6)
-
-
-def _epoch(frame: Frame) -> int:
-    return frame.epoch if isinstance(frame, VideoFrame) else 0
 
 
 @dataclass(slots=True)

@@ -24,6 +24,11 @@ class VideoFrame(Frame):
     arrived_s: float | None = field(default=None, compare=False)
 
 
+def epoch_of(frame: Frame) -> int:
+    """Of a video's frame; 0 of a picture."""
+    return frame.epoch if isinstance(frame, VideoFrame) else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """A time without frames. start_s, end_s: pts_s of the last frame before it and the first one after it.
