@@ -304,7 +304,10 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, number: signal.Si
             ):
                 time.sleep(0.05)
             process.send_signal(number)
-            out, err = process.communicate(timeout=30)
+            try:
+                out, err = process.communicate(timeout=30)
+            finally:
+                process.kill()
     assert process.returncode == code, err
     written = lines(files["jsonl"])
     assert len(written) > 20

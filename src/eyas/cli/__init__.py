@@ -10,11 +10,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from eyas import __version__
 from eyas.cli import (
@@ -35,6 +32,7 @@ from eyas.cli import (
     val,
     verify,
 )
+from eyas.cli.interrupts import Terminated, raised_between_hand_overs
 from eyas.errors import EyasError
 
 GROUPS = (
@@ -81,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(level)
     try:
-        with _ended_by_sigterm():
+        with raised_between_hand_overs():
             code = int(args.run(args))
         sys.stdout.flush()
         return code
@@ -96,24 +94,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `eyas … | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: a service manager's Ctrl-C."""
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C would, so that files are finished and threads end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-
-    def end(number: int, frame: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

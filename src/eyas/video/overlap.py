@@ -2,6 +2,10 @@
 
 Both hold a few items only, so who reads or writes slower than the rest makes the rest wait; but for live streams, whose
 writers lose what they are too slow for.
+
+Both speak to their thread through SimpleQueue alone. A signal (Ctrl-C) may raise in the main thread between any two
+steps of Python code; in the middle of a Condition's notify, of which Queue and Semaphore are made, it loses wake-ups
+for good, and closing would wait for ever.
 """
 
 from __future__ import annotations
@@ -24,14 +28,14 @@ def read_ahead(items: Iterable[T], most: int = WAITING) -> Generator[T, None, No
 
     Closing it waits for the item that is being fetched: not for sources that may block for long.
     """
-    room, fetched, stop = threading.Semaphore(most), queue.SimpleQueue[Any](), threading.Event()
+    room, fetched, stop = _tokens(most), queue.SimpleQueue[Any](), threading.Event()
 
     def fetch() -> None:
         error: BaseException | None = None
         try:
             for item in trace.each("decode", items):
                 fetched.put((item, None))
-                room.acquire()
+                room.get()
                 if stop.is_set():
                     return
         except BaseException as raised:
@@ -47,11 +51,11 @@ def read_ahead(items: Iterable[T], most: int = WAITING) -> Generator[T, None, No
                 raise error
             if item is _END:
                 return
-            room.release()
+            room.put(None)
             yield item
     finally:
         stop.set()
-        room.release()
+        room.put(None)
         thread.join()
 
 
@@ -64,7 +68,7 @@ class WriteBehind:
 
     def __init__(self, handle: Callable[..., object], name: str, most: int = WAITING, *, lossy: bool = False) -> None:
         """most: how many items may wait. name: the thread's, after "eyas ". lossy: `put` never waits."""
-        self._handle, self._items = handle, queue.Queue[Any](most)
+        self._handle, self._items, self._room = handle, queue.SimpleQueue[Any](), _tokens(most)
         self._lossy, self.dropped = lossy, 0
         self._error: BaseException | None = None
         self._told = self._closed = False
@@ -77,10 +81,14 @@ class WriteBehind:
         While too many wait: waits too, or, lossy, drops the one that has waited longest.
         """
         self._tell()
-        while self._lossy and self._items.full():
-            with suppress(queue.Empty):  # the writer was quicker
+        while True:
+            with suppress(queue.Empty):
+                self._room.get(block=not self._lossy)
+                break
+            with suppress(queue.Empty):  # else the writer was quicker
                 self._items.get_nowait()
                 self.dropped += 1
+                break
         self._items.put(item)
 
     def close(self) -> None:
@@ -98,9 +106,18 @@ class WriteBehind:
 
     def _run(self) -> None:
         while (item := self._items.get()) is not _END:
+            self._room.put(None)
             if self._error is None:
                 try:
                     with trace.span("sink"):
                         self._handle(*item)
                 except BaseException as raised:
                     self._error = raised
+
+
+def _tokens(count: int) -> queue.SimpleQueue[None]:
+    """One for each item that may wait: taken before it is put, given back when it is taken."""
+    tokens = queue.SimpleQueue[None]()
+    for _ in range(count):
+        tokens.put(None)
+    return tokens

@@ -1,0 +1,193 @@
+"""Ctrl-C and SIGTERM reach the main thread, but not in the middle of a hand-over to another."""
+
+from __future__ import annotations
+
+import dis
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from itertools import count, pairwise
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+from eyas.cli.interrupts import Terminated, raised_between_hand_overs
+from eyas.video.overlap import WriteBehind, read_ahead
+
+SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+STEPS = "def steps(number, seconds, done):\n signal.raise_signal(number)\n end = time.monotonic() + seconds\n"
+STEPS += " while time.monotonic() < end:\n" + "  sum(range(20))\n" * 9 + " done.append(1)\n"
+
+
+def steps_in(module: str) -> Callable[..., None]:
+    """A function of that module that is signalled at its beginning, and then goes on for a while."""
+    place: dict[str, Any] = {"__name__": module, "signal": signal, "time": time}
+    exec(STEPS, place)  # noqa: S102 - the module's name is what is tested
+    return place["steps"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_hand_over_is_finished_first(number: signal.Signals):
+    done: list[int] = []
+    steps = steps_in("eyas.batching")
+    with pytest.raises(SIGNALS[number]) as raised, raised_between_hand_overs():
+        steps(number, 0.1, done) or time.sleep(5)  # which it interrupts
+    assert done == [1]
+    assert raised.type is SIGNALS[number]
+
+
+def test_other_code_is_left_at_once():
+    done: list[int] = []
+    with pytest.raises(KeyboardInterrupt), raised_between_hand_overs():
+        steps_in("eyas.results")(signal.SIGINT, 0.1, done)
+    assert done == []
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_wait_is_left(number: signal.Signals):
+    def wait() -> None:
+        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, number)).start()
+        threading.Event().wait(10)
+
+    begin = time.monotonic()
+    with pytest.raises(SIGNALS[number]), raised_between_hand_overs():
+        wait()
+    assert time.monotonic() - begin < 5
+
+
+def test_a_hand_over_without_end_is_left_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("eyas.cli.interrupts.PATIENCE_S", 0.05)
+    done: list[int] = []
+    with pytest.raises(KeyboardInterrupt), raised_between_hand_overs():
+        steps_in("threading")(signal.SIGINT, 5, done)
+    assert done == []
+
+
+def test_a_signal_at_the_very_end_counts():
+    with pytest.raises(Terminated), raised_between_hand_overs():
+        steps_in("queue")(signal.SIGTERM, 0, [])
+    time.sleep(0.02)  # no timer is left
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)]
+    with raised_between_hand_overs():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)] == before
+
+
+def test_somebody_elses_ctrl_c_stays(monkeypatch: pytest.MonkeyPatch):
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
+    try:
+        with raised_between_hand_overs():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT]
+
+
+def test_other_threads_set_no_handlers():
+    before = signal.getsignal(signal.SIGTERM)
+    inside: list[Any] = []
+
+    def run() -> None:
+        with raised_between_hand_overs():
+            inside.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert inside == [before]
+
+
+# What overlaps must end wherever a plain Ctrl-C comes: a program of its own has no such handler
+
+FILES = ("/overlap.py", "/queue.py", "/threading.py")
+
+
+@cache
+def places(code: CodeType) -> frozenset[int]:
+    """Where Python looks for signals: after calls, and where loops begin again."""
+    steps = list(dis.get_instructions(code))
+    after = {b.offset for a, b in pairwise(steps) if a.opname.startswith(("CALL", "RESUME"))}
+    return frozenset(after | {s.argval for s in steps if s.opname.startswith("JUMP_BACKWARD")})
+
+
+def interrupted(nth: int, run: Callable[[], None]) -> bool:
+    """Run, with a KeyboardInterrupt at the nth such place of FILES; whether there are so many."""
+    left, raised = nth, False
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left, raised
+        if event == "call":
+            frame.f_trace_opcodes = True
+            return trace if frame.f_code.co_filename.endswith(FILES) else None
+        if event == "opcode" and not raised and frame.f_lasti in places(frame.f_code):
+            left -= 1
+            if left < 0:
+                raised = True
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    except KeyboardInterrupt:
+        assert raised
+    finally:
+        sys.settrace(before)
+    return raised
+
+
+def ends(act: Callable[[], None]) -> bool:
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(10)
+    return not thread.is_alive()
+
+
+def slow_append(kept: list[int], item: int) -> None:
+    time.sleep(0.0005)
+    kept.append(item)
+
+
+@pytest.mark.parametrize("lossy", [False, True])
+def test_writing_behind_can_be_closed_after_a_ctrl_c_anywhere(lossy: bool):
+    def put(behind: WriteBehind) -> None:
+        for i in range(6):
+            behind.put(i)
+
+    for nth in count():
+        written: list[int] = []
+        behind = WriteBehind(partial(slow_append, written), "test", 2, lossy=lossy)
+        reached = interrupted(nth, partial(put, behind))
+        assert ends(behind.close), f"place {nth}"
+        assert written == sorted(set(written))
+        if not reached:
+            break
+    assert nth > 20
+
+
+def test_reading_ahead_can_be_closed_after_a_ctrl_c_anywhere():
+    def slowly() -> Iterator[int]:
+        for i in range(6):
+            time.sleep(0.0002)
+            yield i
+
+    for nth in count():
+        threads = threading.active_count()
+        ahead = read_ahead(slowly(), 2)
+        next(ahead)  # the thread runs
+        reached = interrupted(nth, partial(deque, (time.sleep(0.0005) for _ in ahead)))
+        assert ends(ahead.close), f"place {nth}"
+        if not reached:
+            break
+    assert nth > 10
+    assert threading.active_count() <= threads
