@@ -33,7 +33,7 @@ import cv2
 import eyas
 from eyas.tracking.follow import follow, rates_of
 from eyas.tracking.output import Output
-from eyas.video import VideoSink, open_video
+from eyas.video import VideoSink, VideoSource, open_video
 from eyas.video.overlap import WriteBehind
 
 cv2.setNumThreads(1)  # as `eyas track` does
@@ -62,6 +62,7 @@ def main() -> None:
     p.add_argument("--backend")
     p.add_argument("--device")
     p.add_argument("--batch", type=int, default=1)
+    p.add_argument("--decode", choices=["host", "gpu"], default="host")
     p.add_argument("--tracker", default="deepsort")
     p.add_argument("--frames", type=int, help="of the video, the first ones (default all)")
     p.add_argument("--rounds", type=int, default=5)
@@ -70,7 +71,7 @@ def main() -> None:
     args = p.parse_args()
 
     model = eyas.load(args.model, backend=args.backend, device=args.device, batch=args.batch, hint="throughput")
-    with model, tempfile.TemporaryDirectory() as folder, open_video(args.video) as video:
+    with model, tempfile.TemporaryDirectory() as folder, opened(args) as video:
         parts = Parts(args, model, Path(folder) / "out.mp4", list(islice(video, HELD)))
         works = {"decode": parts.decode, "engine": parts.engine, "encode": parts.encode, "all": parts.whole}
         works["all"]()  # warm-up, and the count of frames
@@ -96,12 +97,22 @@ def main() -> None:
         print(f"\n{title}; medians of {args.rounds}\n" + "  ".join(f"{k} {v:.2f}" for k, v in medians.items()))
         if args.out:
             size = parts.held[0].size
-            facts = {"frames": parts.count, "height": size[0], "width": size[1], "tracker": args.tracker}
+            facts = {
+                "frames": parts.count,
+                "height": size[0],
+                "width": size[1],
+                "tracker": args.tracker,
+                "decode": args.decode,
+            }
             facts |= {"batch": args.batch, "engine": model.engine("throughput").description, "cores": CORES}
             facts |= {"python": platform.python_version(), "medians": medians, "rounds": rounds}
             known = json.loads(args.out.read_text()) if args.out.is_file() else {}
             known[f"{args.video.name}, {Path(args.model).name}"] = facts
             args.out.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def opened(args: argparse.Namespace) -> VideoSource:
+    return open_video(args.video, decode=args.decode, device=args.device)
 
 
 class Parts:
@@ -116,7 +127,7 @@ class Parts:
         self.drawn = [painter.draw(p.frame, p.detections) for p in self.found]
 
     def decode(self) -> int:
-        with open_video(self.args.video) as video:
+        with opened(self.args) as video:
             return sum(1 for _ in islice(video, self.args.frames))
 
     def engine(self) -> int:
@@ -145,7 +156,7 @@ class Parts:
         """As `eyas track` does it."""
         from eyas.tracking.follow import ahead_of
 
-        with open_video(self.args.video) as video, VideoSink(self.out, sound_of=video) as sink:
+        with opened(self.args) as video, VideoSink(self.out, sound_of=video) as sink:
             encoder = WriteBehind(sink.add, "encoder")
             with closing(encoder), closing(Output("all", encoders=[encoder])) as output:
                 frames = ahead_of(video, islice(video.pulses(), self.args.frames))

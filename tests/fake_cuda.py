@@ -256,13 +256,36 @@ class Quick:
 
 
 def letterbox(grid: tuple[int, int, int], table: int, out: int, height: Any, width: Any, pad: Any) -> None:
-    """In the kernel's place: the first pixel of each frame of the table, all over its output."""
+    """In the kernel's place: the first pixel of each frame of the table, all over its output; NV12 at its own size."""
     rows = np.frombuffer((ctypes.c_uint8 * (grid[2] * FRAME.itemsize)).from_address(table), FRAME)
     size = grid[2] * height * width * 3
     target = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(out)).reshape(grid[2], height, width, 3)
-    for place, address in zip(target, rows["pixels"], strict=True):
-        if address:
+    for place, row in zip(target, rows, strict=True):
+        address = row["pixels"]
+        if row["chroma"]:
+            place[:] = nv12(row, height, width)
+        elif address:
             place[:] = np.ctypeslib.as_array((ctypes.c_uint8 * 3).from_address(int(address)))
+
+
+def nv12(row: Any, height: int, width: int) -> np.ndarray:
+    """BGR [H, W, 3], by ITU-T H.273: luma = kr R + (1 − kr − kb) G + kb B; u, v: what B and R exceed it by."""
+
+    def plane(address: int, lines: int, row_bytes: int) -> np.ndarray:
+        raw = (ctypes.c_uint8 * (lines * row_bytes)).from_address(address)
+        return np.ctypeslib.as_array(raw).reshape(lines, row_bytes)[:, :width].astype(float)
+
+    fit = row["fit"]
+    assert (fit["source_h"], fit["source_w"], fit["inner_h"], fit["inner_w"]) == (height, width, height, width)
+    luma = plane(int(row["pixels"]), height, int(row["row"]))
+    colour = plane(int(row["chroma"]), height // 2, int(row["chroma_row"])).repeat(2, 0)
+    u, v = (colour[:, i::2].repeat(2, 1) - 128 for i in (0, 1))
+    if not fit["range"]:
+        luma, u, v = (luma - 16) * 255 / 219, u * 255 / 224, v * 255 / 224
+    kr, kb = float(fit["kr"]), float(fit["kb"])
+    red, blue = luma + 2 * (1 - kr) * v, luma + 2 * (1 - kb) * u
+    green = (luma - kr * red - kb * blue) / (1 - kr - kb)
+    return np.stack([blue, green, red], -1).round().clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture

@@ -157,7 +157,8 @@ def poses(classes: Sequence[int | str] | int | str | None = None, margin: float 
         height, width = frame.size
         _, boxes = _cuts(found, classes, margin)
         low, high = boxes[:, :2].clip(0, (width - 1, height - 1)), boxes[:, 2:].clip(1, (width, height))
-        return [frame.image[y1:y2, x1:x2] for (x1, y1), (x2, y2) in zip(low.tolist(), high.tolist(), strict=True)]
+        pixels = frame.pixels
+        return [pixels[y1:y2, x1:x2] for (x1, y1), (x2, y2) in zip(low.tolist(), high.tolist(), strict=True)]
 
     def join(found: Detections, results: list[Result]) -> Detections:
         rows, boxes = _cuts(found, classes, margin)

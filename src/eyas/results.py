@@ -327,7 +327,7 @@ class Prediction:
 
         from eyas.annotate import draw
 
-        return bytes(cv2.imencode(".png", draw(self.frame.image, self.result))[1])
+        return bytes(cv2.imencode(".png", draw(self.frame.pixels, self.result))[1])
 
 
 def _check_array(what: str, array: object, wanted: tuple[int | str, ...], remedy: str) -> None:

@@ -145,7 +145,7 @@ class SavePictures(_EachPicture):
         suffix = ".png" if source.suffix.lower() == ".png" or max(frame.size) > JPEG_SIDE else ".jpg"
         own = any(_same(self.folder / name, source) for name in (source.name, stem + suffix))
         target = self.folder / (stem + "-eyas" * own + suffix)
-        picture = draw(frame.image, result, labels=self.labels, line_width=self.line_width)
+        picture = draw(frame.pixels, result, labels=self.labels, line_width=self.line_width)
         write_atomically(target, _encoded(picture, target))
 
 
@@ -222,10 +222,11 @@ class SaveCrops(_EachPicture):
         inside = np.nan_to_num(result.xyxy).clip(0, (width, height, width, height))
         whole = np.hstack([np.floor(inside[:, :2]), np.ceil(inside[:, 2:])]).astype(np.int64)
         some = (inside[:, 2:] > inside[:, :2]).all(axis=1)
+        pixels = frame.pixels
         for i in np.flatnonzero(some).tolist():
             x1, y1, x2, y2 = whole[i].tolist()
             target = make_folder(self.folder / _safe(result.class_name[i])) / f"{stem}-{i + 1}.jpg"
-            write_atomically(target, _encoded(frame.image[y1:y2, x1:x2], target))
+            write_atomically(target, _encoded(pixels[y1:y2, x1:x2], target))
 
 
 class SaveJson:

@@ -89,6 +89,15 @@ class Frame:
         """(height, width) in pixels."""
         return self.image.shape[0], self.image.shape[1]
 
+    @property
+    def pixels(self) -> Image:
+        """The image on the host: of one that lies on a GPU a fresh copy. Raises BackendError where that fails."""
+        if isinstance(self.image, DeviceImage):
+            from eyas.cuda.memory import fetched
+
+            return fetched(self.image)
+        return self.image
+
 
 @dataclass(frozen=True, slots=True)
 class Normalise:

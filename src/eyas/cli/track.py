@@ -81,6 +81,8 @@ def _add_input_flags(p: argparse.ArgumentParser) -> None:
     flags = p.add_argument_group("what is read")
     what = "keep only the newest frame and drop others (default: cameras and broadcasts do, files do not)"
     flags.add_argument("--live", action=argparse.BooleanOptionalAction, default=None, help=what)
+    what = "gpu: H.264 and H.265 are decoded where the engine is (default host)"
+    flags.add_argument("--decode", choices=["host", "gpu"], default="host", help=what)
     flags.add_argument("--raw", metavar="WIDTHxHEIGHT", type=_raw_size, help="the source is bare BGR pixels")
     flags.add_argument("--rate", type=float, metavar="R", help="frames a second of pictures and bare pixels")
     flags.add_argument("--seconds", type=float, metavar="S", help="stop each stream after S seconds of it")
@@ -111,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 
     from eyas.cli.table import print_table
     from eyas.cli.track_table import COLUMNS, Tally
-    from eyas.tracking.follow import ahead_of, check, follow, open_any, rates_of, sources_of
+    from eyas.tracking.follow import ahead_of, check, check_decode, follow, open_any, rates_of, sources_of
     from eyas.tracking.output import json_line
 
     tracker = None if args.tracker == "none" else args.tracker
@@ -123,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
         model = stack.enter_context(open_model(args, "throughput"))
         reid = stack.enter_context(_open_reid(args)) if args.reid else None
         check(model, tracker, reid, options)
+        check_decode(model, settings)
         for each in (model, reid):
             if each:
                 each.engine("throughput")
@@ -167,7 +170,9 @@ def _sources(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
         target_of(names[0])  # what is not there is told of before a model is compiled
     if args.seconds is not None and not args.seconds > 0:
         raise OptionError(problem("--seconds is wrong", got=args.seconds, expected="more than 0", remedy=""))
-    settings: dict[str, Any] = {"live": args.live}
+    settings: dict[str, Any] = {"live": args.live, "decode": args.decode}
+    if args.device:
+        settings["device"] = args.device.split(",")[0]  # of several, where frames are decoded
     rate = {} if args.rate is None else {"rate": args.rate}
     if args.raw:
         settings["raw"] = RawVideo(*args.raw, **rate)

@@ -100,12 +100,12 @@ class CudaDevice:
         self.quick = quick.library()
         self.device = self.core.Device(index)
         self.device.set_current()
-        self._context = int(self.check(self.driver.cuCtxGetCurrent()))
+        self.context = int(self.check(self.driver.cuCtxGetCurrent()))
         self.borrowing = self.stream()  # on which other libraries' arrays are waited for
 
     def use(self) -> None:
         """Make it the calling thread's device, in its primary context, which PyTorch and CuPy use too."""
-        self.passed(self.quick.cuCtxSetCurrent(self._context))
+        self.passed(self.quick.cuCtxSetCurrent(self.context))
 
     def stream(self) -> Any:
         """A new stream (cuda.core.Stream) that does not wait for the default one."""

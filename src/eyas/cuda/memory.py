@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from eyas.cuda.device import CudaDevice, cuda_errors, open_device
 from eyas.errors import SourceError, problem
 from eyas.extras import need
-from eyas.types import DeviceImage
+from eyas.types import DeviceImage, Image
 
 _MEMORY_TYPE, _HOST = 2, 1  # CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_MEMORYTYPE_HOST of the driver API
 GRAIN = 1 << 20  # blocks that grow do so in steps of this many bytes
@@ -146,6 +147,26 @@ def on_device(array: object) -> bool:
 
 
 CUDA = 2  # kDLCUDA of DLPack
+
+
+_staging = threading.local()  # a page-locked array for each thread, which grows
+
+
+def fetched(image: DeviceImage) -> Image:
+    """A copy on the host, for who must see the pixels there: uint8 [H, W, 3]. Raises BackendError."""
+    device = open_device(image.index)
+    device.use()
+    height, width, _ = image.shape
+    size = image.row_bytes * (height - 1) + width * 3
+    if getattr(_staging, "host", np.empty(0)).size < size:
+        _staging.host = pinned(device, (-(-size // GRAIN) * GRAIN,))
+    with cuda_errors("a picture cannot be fetched from the GPU"):
+        stream = device.borrowing
+        stream.wait(image.ready)
+        copy(device, int(_staging.host.ctypes.data), image.address, size, stream)
+        stream.sync()
+    rows = np.lib.stride_tricks.as_strided(_staging.host, image.shape, (image.row_bytes, 3, 1), writeable=False)
+    return np.array(rows, np.uint8)
 
 
 def device_image(array: object, name: str) -> DeviceImage:

@@ -65,7 +65,8 @@ def face_vectors(size: int = SIDE) -> tuple[Crop, Join]:
     """
 
     def crop(frame: Frame, faces: Detections) -> list[Image]:
-        return [align(frame.image, points, size) for points in _five_points(faces)]
+        pixels = frame.pixels
+        return [align(pixels, points, size) for points in _five_points(faces)]
 
     def join(faces: Detections, results: list[Result]) -> Detections:
         return replace(faces, embedding=np.stack([_vector(result) for result in results]))

@@ -27,14 +27,16 @@ TRACKERS = {
 
 
 class Tracker(Protocol):
-    """What every tracker does."""
+    """What every tracker does. looks: whether `update` must be given the picture too."""
+
+    looks: bool
 
     def update(self, detections: Detections, frame: Image | None = None, pts_s: float | None = None) -> Detections:
         """The detections of the next frame → those that belong to a confirmed track, with `tracker_id` set.
 
         Rows keep their order and all else that they hold. tracker_id: int64 [N], from 1, no two alike in a frame, none
         ever given to another object by this tracker. Boxes that are not finite or have no area are left out.
-        frame: uint8 [H, W, 3] BGR, where the tracker looks at pictures; a tracker that does not, ignores it.
+        frame: uint8 [H, W, 3] BGR, where the tracker `looks`; others ignore it.
         pts_s: the frame's time in seconds; counts where the tracker was opened with a frame rate (see `clock`).
         Raises OptionError where pts_s falls.
         """

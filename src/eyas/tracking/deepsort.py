@@ -108,6 +108,8 @@ class DeepSort:
     The last stage is the same.
     """
 
+    looks = False
+
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self._clock = Clock(self.settings.frame_rate)

@@ -10,7 +10,7 @@ import numpy as np
 from eyas.annotate import draw, draw_objects, object_colours
 from eyas.results import Detections
 from eyas.skeleton import SHIFT, fixed_point
-from eyas.types import Frame, Image, host_image
+from eyas.types import Frame, Image
 from eyas.video.frames import epoch_of
 
 TRAIL_S = 2.0
@@ -32,7 +32,7 @@ class Painter:
 
         A trail ends in the middle of its box's lower edge, and begins anew where the stream's epoch changes.
         """
-        image = host_image(frame)
+        image = frame.pixels
         if found.tracker_id is None or not self._trail_s:
             return draw(image, found, labels=self._labels, colour_by="track")
         picture = image.copy()

@@ -24,7 +24,7 @@ from eyas.pulses import picture_of
 from eyas.results import Detections, Embedding, Prediction, Result
 from eyas.source import Picture
 from eyas.tracking import Tracker, open_tracker
-from eyas.types import DeviceImage, Frame, Image, host_image
+from eyas.types import Frame, Image
 from eyas.video import VideoSource, VideoSources, open_video, open_videos
 from eyas.video.frames import epoch_of
 from eyas.video.overlap import read_ahead
@@ -78,6 +78,7 @@ def track(
     names = ("tracker", "reid", "tracker_options")
     tracker, reid, options = (settings.get(name) for name in names)
     check(model, tracker, reid, dict(options or {}))
+    check_decode(model, video)
 
     def run() -> Followed:
         with ExitStack() as stack:
@@ -113,6 +114,18 @@ def check(model: Model, tracker: str | None, reid: Model | None, options: Mappin
         raise OptionError(problem(what, got=got, expected=expected, remedy=remedy))
     if tracker is not None:
         open_tracker(tracker, **options)
+
+
+def check_decode(model: Model, video: Mapping[str, Any]) -> None:
+    """Raise OptionError where settings of `open_video` leave frames on a GPU, and the model's engine is not on one."""
+    if video.get("decode", "host") == "host":
+        return
+    from eyas.cuda.stages import DeviceStages
+
+    if not isinstance(model.stages("throughput"), DeviceStages):
+        got, expected = model.engine("throughput").description, "an engine of lanes on an NVIDIA GPU"
+        remedy = "--device cuda takes one; without it leave decode out."
+        raise OptionError(problem("decode='gpu' has nobody to decode for", got=got, expected=expected, remedy=remedy))
 
 
 def open_any(source: Source | Iterable[Source], **settings: Any) -> Video:
@@ -191,8 +204,7 @@ def _follow(
                 own.reset()
                 trackers[source_id] = own, epoch
             with trace.span("track"):
-                image = None if isinstance(frame.image, DeviceImage) else frame.image
-                objects = own.update(objects, image, frame.pts_s)
+                objects = own.update(objects, frame.pixels if own.looks else None, frame.pts_s)
             yield replace(prediction, result=objects)
 
 
@@ -204,7 +216,7 @@ def _pictures(frames: Iterable[Frame | None]) -> Iterator[Picture | None]:
 
 def _crop(frame: Frame, found: Detections) -> list[Image]:
     """The boxes, cut out of the picture: views of at least one pixel."""
-    image, (height, width) = host_image(frame), frame.size
+    image, (height, width) = frame.pixels, frame.size
     boxes = found.xyxy[_rows(found)]
     low = np.floor(boxes[:, :2]).clip(0, (width - 1, height - 1)).astype(np.int64)
     high = np.maximum(np.ceil(boxes[:, 2:]).clip(0, (width, height)).astype(np.int64), low + 1)

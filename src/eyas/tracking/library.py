@@ -44,14 +44,14 @@ class LibraryTracker:
         self._clock = Clock(self._rate)
         given = {k: v for k, v in options.items() if (k, v) != ("frame_rate", None)}
         self._inner = build(name, factory, given)
-        self._looks = name in _LOOK_AT_PICTURES and getattr(self._inner, "enable_cmc", False)
+        self.looks = name in _LOOK_AT_PICTURES and getattr(self._inner, "enable_cmc", False)
         self._name = name
         self._frames = 0  # that the package has been told of
         self._first_id = self._next_id = 1
 
     def update(self, detections: Detections, frame: Image | None = None, pts_s: float | None = None) -> Detections:
         """See `eyas.tracking.Tracker`. Raises OptionError where BoT-SORT is to look at pictures and gets none."""
-        if self._looks and frame is None:
+        if self.looks and frame is None:
             raise OptionError(
                 problem(
                     f"{self._name} needs the picture",
@@ -70,7 +70,7 @@ class LibraryTracker:
                 class_id=detections.class_id[rows],
                 data={_ROW: rows},
             ),
-            frame if self._looks else None,
+            frame if self.looks else None,
             None if self._rate is None else self._frames / self._rate,
         )
         return self._ours(detections, found)

@@ -122,7 +122,7 @@ class Counting:
     events: LineFile | None = None
     heatmap: Path | None = None
     analytics: Analytics | None = None
-    image: Image | None = None
+    frame: Frame | None = None
 
     def update(self, prediction: Prediction) -> None:
         """The next frame. Raises OptionError for a rule that does not fit it."""
@@ -131,7 +131,7 @@ class Counting:
         if self.analytics is None:
             self.analytics = Analytics(self.rules, prediction.frame.size)
         if self.heatmap is not None:
-            self.image = prediction.frame.image
+            self.frame = prediction.frame
         self._tell(self.analytics.update(prediction))
 
     def finish(self) -> None:
@@ -139,9 +139,10 @@ class Counting:
         if self.analytics is None:
             return
         self._tell(self.analytics.finish())
-        if self.heatmap is not None and self.image is not None:
+        if self.heatmap is not None and self.frame is not None:
             make_folder(self.heatmap.parent)
-            write_atomically(self.heatmap, cv2.imencode(".png", self.analytics.heatmap(self.image))[1].tobytes())
+            picture = self.analytics.heatmap(self.frame.pixels)
+            write_atomically(self.heatmap, cv2.imencode(".png", picture)[1].tobytes())
 
     def _tell(self, events: Sequence[Any]) -> None:
         if self.events and events:

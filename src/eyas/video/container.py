@@ -15,11 +15,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import numpy as np
-
-from eyas.errors import EyasError, OptionError, SourceError, problem
-from eyas.extras import need
+from eyas.errors import OptionError, SourceError, problem
 from eyas.types import Image
+from eyas.video.decode import BrokenPacket, Decoder, HostDecoder, pyav
 from eyas.video.frames import VideoStats
 from eyas.video.target import Target
 from eyas.video.web import Reach, Web
@@ -34,18 +32,6 @@ CLOCKLESS = frozenset(["mjpeg", "mpjpeg", "rawvideo", "h264", "hevc", "vvc", "ob
 _STREAM_FORMATS = {"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv", "udp": "mpegts", "rtp": "rtp"}
 _LIVE_OPTIONS = {"analyzeduration": "1000000", "fpsprobesize": "0"}
 _MOST_ERRORS = 64  # so many reads that fail one after the other end a video
-
-
-PYAV = 17  # the oldest that works: 14 to 16 crash where options meet a format whose streams appear late (flv)
-
-
-def pyav() -> Any:
-    """PyAV. Raises EyasError where it is missing or too old."""
-    av = need("av", "video")
-    if int(av.__version__.partition(".")[0]) < PYAV:
-        expected, remedy = f"{PYAV} or newer", "pip install --upgrade 'eyas[video]'"
-        raise EyasError(problem("PyAV is too old", got=av.__version__, expected=expected, remedy=remedy))
-    return av
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +63,11 @@ class Connection:
         allow_private: bool | None,
         raw: RawVideo | None,
         live: bool | None,
+        gpu: int | None = None,
     ) -> None:
-        """Opens; see `eyas.video.open_video`. Raises SourceError."""
+        """Opens; see `eyas.video.open_video`. gpu: the one that decodes; None: the host. Raises SourceError."""
         self.target, self.max_pixels, self.timeout_s = target, max_pixels, timeout_s
-        self._av = pyav()
+        self._av, self._gpu = pyav(), gpu
         self._deadline_s = monotonic() + timeout_s
         arguments = self._arguments(allow_private, raw, live)
         options = arguments["options"] | {"max_pixels": str(max_pixels)}
@@ -108,8 +95,8 @@ class Connection:
             self.duration_s = min(self.duration_s, float(stream.duration * stream.time_base))
         self.start: Fraction | None = None if stream.start_time is None else stream.start_time * stream.time_base
         self.announced: int = stream.frames
-        low_delay = self.is_live if live is None else live
-        self.stream.thread_type = "SLICE" if low_delay else "AUTO"  # threads by frame hold frames back
+        self.low_delay = self.is_live if live is None else live
+        self.stream.thread_type = "SLICE" if self.low_delay else "AUTO"  # threads by frame hold frames back
 
     def _arguments(self, allow_private: bool | None, raw: RawVideo | None, live: bool | None) -> dict[str, Any]:
         """What to open, and how: the arguments of `av.open`. Raises SourceError."""
@@ -211,20 +198,30 @@ class Connection:
         Raises SourceError where a network source or camera stops; a file that cannot be read further just ends.
         """
         self.extend()
-        converter = self._av.video.reformatter.VideoReformatter()  # one for all: setting it up outlasts its work
-        for packet in self._packets(tally):
-            self.announced -= packet.is_discard  # an edit list leaves it out
-            try:
-                found = packet.decode()
-            except self._av.FFmpegError:
-                tally.broken += 1
-                found = []
-            for frame in found:
-                if frame.width * frame.height > self.max_pixels:
-                    raise self._too_large(frame.width, frame.height)
-                self.extend()
-                tally.frames += 1
-                yield upright(frame, converter), None if frame.pts is None else frame.pts * frame.time_base
+        decoder = self._decoder()
+        try:
+            for packet in self._packets(tally):
+                self.announced -= packet.is_discard  # an edit list leaves it out
+                try:
+                    found = decoder.decode(packet)
+                except (self._av.FFmpegError, BrokenPacket):
+                    tally.broken += 1
+                    found = []
+                for (height, width), at, picture in found:
+                    if height * width > self.max_pixels:
+                        raise self._too_large(width, height)
+                    self.extend()
+                    tally.frames += 1
+                    yield picture(), at
+        finally:
+            decoder.close()
+
+    def _decoder(self) -> Decoder:
+        if self._gpu is None:
+            return HostDecoder()
+        from eyas.cuda.video import GpuDecoder
+
+        return GpuDecoder(self.stream, self._gpu, self.target.source_id, low_delay=self.low_delay)
 
     def _packets(self, tally: VideoStats) -> Iterator[Any]:
         """The video's packets, then the one that flushes the decoder."""
@@ -297,20 +294,3 @@ def _is_playlist(path: str) -> bool:
     with suppress(OSError), Path(path).open("rb") as file:
         return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"#EXTM3U")
     return False
-
-
-def upright(frame: Any, converter: Any) -> Image:
-    """The frame as uint8 BGR [H, W, 3], turned and mirrored as its display matrix says, to the next right angle.
-
-    The matrix (a b u; c d v; x y w) maps (p, q) to (a p + c q + x, b p + d q + y), in 16.16 fixed point (ISO/IEC
-    14496-12, 8.2.2.3), so an upright picture has a = d = 1, b = c = 0.
-    """
-    image: Image = converter.reformat(frame, format="bgr24", threads=1).to_ndarray()
-    # Not frame.side_data, which the frame and its data keep alive in a circle, until the garbage collector comes.
-    matrix = pyav().sidedata.sidedata.SideDataContainer(frame).get("DISPLAYMATRIX")
-    if matrix is None:
-        return image
-    a, b, _, c, d, _, *_ = np.frombuffer(bytes(matrix), "<i4").tolist()
-    if abs(a) + abs(d) < abs(b) + abs(c):
-        image, a, d = image.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -80,7 +80,7 @@ class MjpegServer:
         if not isinstance(result, (Detections, Classification)):
             what, got = "MjpegServer cannot draw the model's results", type(result).__name__
             raise SinkError(problem(what, got=got, expected="Detections or Classification", remedy=""))
-        self._show(lambda: draw(frame.image, result))
+        self._show(lambda: draw(frame.pixels, result))
 
     def add(self, image: Image) -> None:
         """Show a picture (uint8 BGR); it must not be changed afterwards."""

@@ -25,7 +25,7 @@ from eyas.errors import OptionError, SinkError, problem
 from eyas.files import make_folder
 from eyas.results import Classification, Detections, Prediction, Result
 from eyas.types import Image
-from eyas.video.container import pyav
+from eyas.video.decode import pyav
 from eyas.video.sound import Sound
 from eyas.video.source import VideoSource
 from eyas.video.target import hide_password
@@ -113,7 +113,7 @@ class VideoSink:
             what, got = f"{type(self).__name__} cannot draw the model's results", type(result).__name__
             raise SinkError(problem(what, got=got, expected=expected, remedy=""))
         assert isinstance(result, (Detections, Classification))  # noqa: S101 - as `holds` says
-        self.add(draw(frame.image, result, labels=self.labels, line_width=self.line_width), frame.pts_s)
+        self.add(draw(frame.pixels, result, labels=self.labels, line_width=self.line_width), frame.pts_s)
 
     def add(self, image: Image, pts_s: float | None = None) -> None:
         """Add a picture (uint8 BGR) that is shown at pts_s seconds; None: one step after the last.

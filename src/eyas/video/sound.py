@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from eyas.video.container import CONTAINERS, pyav
+from eyas.video.container import CONTAINERS
+from eyas.video.decode import pyav
 
 log = logging.getLogger("eyas")
 PRIMING_S = Fraction(1, 10)  # an encoder's first packet may lie so much before the beginning; earlier ones are left out

@@ -22,6 +22,7 @@ from eyas.video.live import LiveReader, Reconnect
 from eyas.video.target import Target, listed_pictures, target_of
 
 log = logging.getLogger("eyas")
+DECODES = ("host", "gpu")
 SHORT_S = 0.5  # a file that ends so much before its announced end is told of
 
 
@@ -99,6 +100,8 @@ def open_video(
     allow_private: bool | None = None,
     raw: RawVideo | None = None,
     rate: float = 25.0,
+    decode: str = "host",
+    device: str | None = None,
     arrived: threading.Condition | None = None,
 ) -> VideoSource:
     """Open a video; its frames are uint8 BGR, upright, each with its time.
@@ -111,20 +114,26 @@ def open_video(
     max_pixels: the most pixels of a frame. allow_private: what may be reached beside what was named. None: public
     addresses; True: private ones and, from a playlist in a file, other files too; False: public addresses only, also
     where `source` names another. raw: what bytes without a header are. rate: frames a second of pictures.
+    decode: "host", or "gpu": H.264 and H.265 are decoded on the device, "cuda" or "cuda:N", and stay there: a frame's
+    image is then a `DeviceImage`, its `pixels` a copy on the host (docs/video.md).
     arrived: is notified when a live source has a frame (see `open_videos`).
-    Raises SourceError, OptionError; EyasError where PyAV is not installed (`pip install 'eyas[video]'`).
+    Raises SourceError, OptionError; EyasError where PyAV is not installed (`pip install 'eyas[video]'`), with "gpu"
+    PyNvVideoCodec too; BackendError where that finds no GPU.
     """
     if not (0 < timeout_s <= 3600 and 0 < rate <= 1000 and max_pixels > 0):
         got = f"timeout_s {timeout_s}, rate {rate}, max_pixels {max_pixels}"
         expected = "0 to 3600 seconds, 0 to 1000 frames a second, at least 1 pixel"
         raise OptionError(problem("the video's settings are out of range", got=got, expected=expected, remedy=""))
+    gpu = _gpu(decode, device)
     target = target_of(source)
 
     def connect() -> Opened:
         if target.kind == "pictures":
+            if gpu is not None:
+                log.warning("%s: pictures of a row are decoded on the host", target.source_id)
             return PictureRow(target, Fraction(rate).limit_denominator(1001), max_pixels)
         return Connection(
-            target, timeout_s=timeout_s, max_pixels=max_pixels, allow_private=allow_private, raw=raw, live=live
+            target, timeout_s=timeout_s, max_pixels=max_pixels, allow_private=allow_private, raw=raw, live=live, gpu=gpu
         )
 
     opened = connect()
@@ -132,6 +141,21 @@ def open_video(
         again = reconnect if isinstance(reconnect, Reconnect) else Reconnect(tries=None if reconnect else 0)
         return VideoSource(opened, LiveReader(opened, connect, again, arrived or threading.Condition()))
     return VideoSource(opened, FileReader(opened))
+
+
+def _gpu(decode: str, device: str | None) -> int | None:
+    """The number of the GPU that decodes; None for the host. Raises as `open_video`."""
+    if decode not in DECODES:
+        raise OptionError(problem("unknown decode", got=repr(decode), expected=" | ".join(DECODES), remedy=""))
+    if decode == "host":
+        return None
+    from eyas.cuda.device import index_of, open_device
+    from eyas.cuda.video import pynvvideocodec
+
+    gpu = index_of(device, "decode='gpu'")
+    open_device(gpu)
+    pynvvideocodec()
+    return gpu
 
 
 class PictureRow:
