@@ -47,9 +47,17 @@ class World:
     """An engine for `least` to `most` pictures. broken: what goes wrong."""
 
     def __init__(
-        self, gpu: Machine, least: int = 2, most: int = 4, edges: Edges = EDGES, compute: Callable[..., Any] = sums
+        self,
+        gpu: Machine,
+        least: int = 2,
+        most: int = 4,
+        edges: Edges = EDGES,
+        compute: Callable[..., Any] = sums,
+        profiles: list[tuple[int, int, int]] | None = None,
     ) -> None:
-        self.gpu, self.least, self.most, self.edges, self.compute = gpu, least, most, dict(edges), compute
+        self.gpu, self.edges, self.compute = gpu, dict(edges), compute
+        self.profiles = profiles or [(least, most, most)]
+        self.num_optimization_profiles = len(self.profiles)
         self.contexts: list[Context] = []
         self.num_io_tensors = len(edges)
         self.broken = ""
@@ -67,9 +75,9 @@ class World:
         return self.edges[name][2]
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        assert profile == 0
         rest = [max(size, 1) for size in self.edges[name][2][1:]]
-        return [(self.least, *rest), (self.most, *rest), (self.most, *[s + (self.broken == "size") for s in rest])]
+        low, usual, high = self.profiles[profile]
+        return [(low, *rest), (usual, *rest), (high, *[s + (self.broken == "size") for s in rest])]
 
     def create_execution_context(self, config: Any = None) -> Any:
         if self.broken == "context":
@@ -95,19 +103,20 @@ class Context:
     def __init__(self, world: World) -> None:
         self.world, self.count, self.shapes_set = world, 0, 0
         self.addresses: dict[str, int] = {}
-        self.profile = False
+        self.profile: int | None = None
         self.eager = 0  # launches outside a capture
         self.busy = threading.Lock()
 
     def set_optimization_profile_async(self, index: int, handle: int) -> bool:
         assert not self.world.gpu.streams[handle].closed
-        self.profile = index == 0 and self.world.broken != "profile"
-        return self.profile
+        self.profile = index
+        return self.world.broken != "profile"
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        assert self.profile is (-1 in self.world.edges[name][2])
+        assert (self.profile is not None) is (-1 in self.world.edges[name][2])
         self.count, self.shapes_set = shape[0], self.shapes_set + 1
-        return self.world.broken != "shape" and self.world.least <= shape[0] <= self.world.most
+        low, _, high = self.world.profiles[self.profile or 0]
+        return self.world.broken != "shape" and low <= shape[0] <= high
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         if self.world.broken == "data" and name == "mask":

@@ -92,6 +92,7 @@ ATTRIBUTES = {
     ("Runtime", "DLA_core"): True,
     ("Runtime", "engine_host_code_allowed"): True,
     ("ICudaEngine", "num_io_tensors"): False,
+    ("ICudaEngine", "num_optimization_profiles"): False,
     ("IRuntimeConfig", "cuda_graph_strategy"): True,
     ("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"): True,
     ("ILayer", "num_outputs"): False,

@@ -102,8 +102,45 @@ def test_before_10_a_graph_is_captured_where_one_size_is_all(machine: Machine):
 
 
 def test_before_10_contexts_cannot_share_a_profile(machine: Machine):
-    with pytest.raises(BackendError, match=r"cannot do 2 contexts of a free batch: got one optimisation profile"):
+    with pytest.raises(BackendError, match=r"cannot do 2 contexts of a free batch: got optimisation profiles"):
         World(machine).executor(edition((8, 6, 1)), lanes=2)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_each_size_has_the_profile_that_was_tuned_for_it(machine: Machine, kind: Edition):
+    seen: list[int] = []
+    compute = lambda given: seen.append(len(given["images"])) or sums(given)  # noqa: E731
+    world = World(machine, compute=compute, profiles=[(1, 1, 1), (2, 8, 8), (9, 32, 32)])
+    executor = world.executor(kind)
+    assert executor.largest == 32
+    assert executor.all[0].lane.sizes == (1, 8, 32)
+    assert [(c.count, c.profile) for c in world.contexts] == [(1, 0), (8, 1), (32, 2)]
+    seen.clear()
+    for count in (1, 5, 8, 9, 33):
+        assert_right(feeds(count), executor.infer(feeds(count)))
+    assert seen == [1, 8, 8, 32, 32, 32]
+    if not kind.rtx:
+        assert [c.eager for c in world.contexts] == [2] * 3, "each has a graph, also before 10"
+
+
+def test_sizes_may_be_named_within_the_profiles(machine: Machine):
+    world = World(machine, profiles=[(1, 1, 1), (2, 8, 8), (4, 16, 32)])
+    executor = world.executor(counts=(4, 8))
+    assert [(c.count, c.profile) for c in world.contexts] == [(4, 1), (8, 1), (32, 2)]
+    assert_right(feeds(6), executor.infer(feeds(6)))
+    before_10 = World(machine, profiles=[(1, 1, 1), (2, 8, 8), (4, 16, 32)])
+    executor = before_10.executor(edition((8, 6, 1)), counts=(4, 8))
+    assert [c.profile for c in before_10.contexts] == [1, 2], "4 and 8 share a context"
+    for count in (3, 8, 20):
+        assert_right(feeds(count), executor.infer(feeds(count)))
+
+
+def test_a_size_that_no_profile_holds_is_refused(machine: Machine):
+    world = World(machine, profiles=[(1, 1, 1), (8, 8, 8)])
+    with pytest.raises(
+        BackendError, match=r"no optimisation profile holds a batch of 4: got \[\(1, 1, 1\), \(8, 8, 8\)\]"
+    ):
+        world.executor(counts=(4,))
 
 
 def test_an_engine_of_a_fixed_batch_has_no_profile(machine: Machine):

@@ -21,9 +21,10 @@ from eyas.card import settle_card
 from eyas.errors import BackendError, OptionError
 from eyas.graph.head import HeadSpec
 from eyas.graph.network import facts_of
-from eyas.trt import device, plugin
+from eyas.trt import builder, device, plugin
 from eyas.trt.device import Gpu, gpus, why_unusable
 from eyas.trt.prepare import cast_before_transposing, precision_in, prepare, write_gemm_as_convolution
+from eyas.trt.profiles import add_profiles
 from eyas.types import BuildSpec
 
 pytest.importorskip("tensorrt_rtx")
@@ -125,6 +126,18 @@ def test_a_deploy_graph_builds_without_a_gpu(precision: Any, target: tuple[str, 
     plan = tensorrt_rtx.compile(network(), BuildSpec(precision, (1, 2, 4), targets=target))
     assert plan[:4] == b"vtrt"
     assert len(plan) > 10_000
+
+
+def test_a_real_builder_takes_a_profile_for_each_size(monkeypatch: pytest.MonkeyPatch):
+    added: list[Any] = []
+
+    def add(*given: Any, tuned: bool) -> None:
+        add_profiles(*given, tuned=True)
+        added.append(given[1].num_optimization_profiles)
+
+    monkeypatch.setattr(builder, "add_profiles", add)
+    plan = tensorrt_rtx.compile(network(), BuildSpec("fp16", (1, 8, 32), targets=("sm89",)))
+    assert (plan[:4], added) == (b"vtrt", [3])
 
 
 @pytest.mark.parametrize("kind", ["yolox", "nanodet-plus"])

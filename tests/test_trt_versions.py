@@ -156,11 +156,50 @@ def test_fp32_means_fp32(version: str):
     assert ("clear_flag", "TF32") not in rounded.calls
 
 
-def test_the_batch_range_becomes_a_profile():
-    trt = built("10.13.2", BuildSpec("fp32", (1, 8, 32)))
-    assert ("set_shape", "images", (1, 8, 8, 3), (8, 8, 8, 3), (32, 8, 8, 3)) in trt.calls
-    assert ("set_shape", "thresholds", (1, 2), (8, 2), (32, 2)) in trt.calls
-    assert sum(call[0] == "add_optimization_profile" for call in trt.calls) == 1
+def profiles(trt: Any) -> list[list[Any]]:
+    """For each profile, what was set: input, then its three shapes."""
+    found: list[list[Any]] = [[]]
+    for name, *values in trt.calls:
+        if name == "set_shape":
+            found[-1].append(tuple(values))
+        elif name == "add_optimization_profile":
+            found.append([])
+    return found[:-1]
+
+
+def profile(low: int, usual: int, high: int) -> list[Any]:
+    images = ("images", *((n, 8, 8, 3) for n in (low, usual, high)))
+    return [images, ("thresholds", *((n, 2) for n in (low, usual, high)))]
+
+
+@pytest.mark.parametrize(
+    ("batch", "options", "wanted"),
+    [
+        ((1, 8, 32), {}, [(1, 1, 1), (2, 8, 8), (9, 32, 32)]),
+        ((4, 4, 4), {}, [(4, 4, 4)]),
+        ((2, 5, 100), {}, [(2, 2, 2), (3, 5, 5), (6, 8, 8), (9, 64, 64), (65, 100, 100)]),
+        ((1, 8, 32), {"sizes": [4]}, [(1, 4, 4), (5, 32, 32)]),
+        ((4, 8, 32), {"sizes": [2, 32]}, [(2, 2, 2), (3, 32, 32)]),
+    ],
+)
+@pytest.mark.parametrize("version", ["8.6.1", "10.13.2"])
+def test_each_batch_size_gets_a_profile_that_reaches_down_to_the_one_before(
+    version: str, batch: tuple[int, int, int], options: dict[str, Any], wanted: list[tuple[int, int, int]]
+):
+    assert profiles(built(version, BuildSpec("fp32", batch, options=options))) == [profile(*b) for b in wanted]
+
+
+def test_shapes_that_are_given_are_one_profile():
+    shapes = {n: tuple((b, *rest) for b in (2, 4, 6)) for n, rest in (("images", (8, 8, 3)), ("thresholds", (2,)))}
+    trt = built("10.13.2", BuildSpec("fp32", (1, 8, 32), options={"shapes": shapes}))
+    assert profiles(trt) == [profile(2, 4, 6)]
+
+
+def test_sizes_out_of_range_are_refused():
+    with pytest.raises(
+        OptionError, match=r"the batch sizes are wrong: got \[64\]; expected a list of whole numbers, 1 to 32"
+    ):
+        built("10.13.2", BuildSpec("fp32", (1, 8, 32), options={"sizes": [64]}))
 
 
 def test_fixed_shapes_need_no_profile():

@@ -22,7 +22,7 @@ from eyas.trt.flags import configure, create_network, load_plugins
 from eyas.trt.options import Options
 from eyas.trt.parse import parse, refuse_build
 from eyas.trt.prepare import prepare
-from eyas.trt.profiles import add_profile, shapes_of
+from eyas.trt.profiles import add_profiles
 from eyas.trt.targets import TURING, device_key, targets_of
 from eyas.types import BuildSpec
 
@@ -64,7 +64,7 @@ def build_plan(edition: Edition, model: onnx.ModelProto, spec: BuildSpec, weight
             trt, network, folded, "fp32" if precision == "fp32" else "fp16"
         )  # owns the weights until the plan exists
     config = builder.create_builder_config()
-    add_profile(builder, config, shapes_of(network, spec, options))
+    add_profiles(builder, config, network, spec, options, tuned=not edition.rtx)
     configure(edition, config, network, precision, options, targets)
     timings = caches.timing_file(edition, options, device_key(edition, spec, options))
     if timings:

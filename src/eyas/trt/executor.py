@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from eyas.cuda.device import CudaDevice
@@ -29,20 +29,26 @@ class Executor(LanedEngine):
         *,
         description: str,
         lanes: int = 1,
+        counts: Sequence[int] = (),
         new_context: Callable[[], Any] | None = None,
         keep: Callable[[], None] | None = None,
     ) -> None:
-        """new_context: makes one execution context. Raises BackendError."""
+        """counts: the batch sizes that get contexts; empty: the usual ones of several profiles, else those of `sizes`.
+        new_context: makes one execution context. Raises BackendError, OptionError.
+        """
         self._edition, self._runtime, self._engine, self._keep = edition, runtime, engine, keep
         self.tensors = tensors_of(edition, engine)
-        low, usual, high = (shape[0] for shape in next(t for t in self.tensors if t.is_input).shapes)
+        batches = next(t for t in self.tensors if t.is_input).batches
+        least, most = min(low for low, _, _ in batches), max(high for _, _, high in batches)
         if lanes > 1 and any(t.free for t in self.tensors) and not edition.shares_profiles:
-            why = "one optimisation profile, which two contexts cannot share before 10"
+            why = "optimisation profiles, which two contexts cannot share before 10"
             edition.refuse(f"{lanes} contexts of a free batch", why, "Leave `contexts` out.")
-        counts = sizes(BuildSpec(batch=(low, usual, high)), None)
+        named = counts or (tuple(usual for _, usual, _ in batches) if len(batches) > 1 else ())
+        spec = BuildSpec(batch=(least, batches[0][1], most), options={"sizes": named} if named else {})
+        counts = sizes(spec, None)
         new_context = new_context or engine.create_execution_context
         made: list[Lane] = [TrtLane(device, edition, self.tensors, counts, new_context) for _ in range(lanes)]
-        super().__init__(device, made, high, description)
+        super().__init__(device, made, most, description)
 
     def layers(self) -> list[Layer]:
         """What TensorRT has made of the graph."""

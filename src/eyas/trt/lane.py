@@ -3,8 +3,8 @@
 A captured graph is good for its context as it was then: NVIDIA's guides (TensorRT, "CUDA Graphs") want one context a
 graph, left alone afterwards. So every size has a context of its own, whose shapes are set once. Two editions differ:
 
-- Before 10 two contexts cannot use the same optimisation profile: one context takes all sizes, its shapes are set
-  before each launch, and nothing is captured unless there is one size only.
+- Before 10 two contexts cannot use the same optimisation profile: sizes that share one share its context, whose shapes
+  are set before each launch, and nothing of it is captured.
 - TensorRT-RTX captures by itself, which knows when its kernels are compiled (`runtime_config`).
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any, NoReturn
 
 import numpy as np
@@ -31,34 +30,62 @@ WARM_UP = 2  # runs before a capture: what TensorRT puts off until a shape's fir
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One edge of the engine. free: whether a profile says its shape.
+    """One edge of the engine. free: whether profiles say its shape.
 
-    shapes: least, usual and largest; those of an output may hold −1.
+    shapes: least, usual and largest in each profile; those of an output may hold −1.
     """
 
     name: str
     is_input: bool
     dtype: np.dtype[Any]
     free: bool
-    shapes: tuple[Shape, Shape, Shape]
+    shapes: tuple[tuple[Shape, Shape, Shape], ...]
+
+    @property
+    def batches(self) -> list[tuple[int, int, int]]:
+        """The least, usual and largest batch of each profile."""
+        return [(low[0], usual[0], high[0]) for low, usual, high in self.shapes]
 
 
 def tensors_of(edition: Edition, engine: Any) -> list[Tensor]:
-    """The engine's inputs and outputs, in its order, by its only profile. Raises BackendError if more than the batch
-    is free: a lane's arrays have one size.
+    """The engine's inputs and outputs, in its order. Raises BackendError if more than the batch is free: a lane's
+    arrays have one size.
     """
     found = []
     for i in range(engine.num_io_tensors):
         name = engine.get_tensor_name(i)
         is_input = engine.get_tensor_mode(name) == edition.trt.TensorIOMode.INPUT
-        shapes = [tuple(engine.get_tensor_shape(name))] * 3
-        if free := is_input and -1 in shapes[0]:
-            shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(name, 0)]
-        if is_input and shapes[0][1:] != shapes[2][1:]:
-            fail(f"the size of {name} is free", f"{list(shapes[0])} to {list(shapes[2])}")
+        shape, count = tuple(engine.get_tensor_shape(name)), max(1, engine.num_optimization_profiles)
+        shapes = [(shape, shape, shape)] * count
+        if free := is_input and -1 in shape:
+            shapes = [_three(engine.get_tensor_profile_shape(name, i)) for i in range(count)]
+        low, high = min(three[0] for three in shapes), max(three[2] for three in shapes)
+        if is_input and low[1:] != high[1:]:
+            fail(f"the size of {name} is free", f"{list(low)} to {list(high)}")
         dtype = np.dtype(edition.trt.nptype(engine.get_tensor_dtype(name)))
-        found.append(Tensor(name, is_input, dtype, free, (shapes[0], shapes[1], shapes[2])))
+        found.append(Tensor(name, is_input, dtype, free, tuple(shapes)))
     return found
+
+
+def _three(shapes: Any) -> tuple[Shape, Shape, Shape]:
+    low, usual, high = map(tuple, shapes)
+    return low, usual, high
+
+
+def profile_for(tensors: Sequence[Tensor], size: int) -> int:
+    """The profile for batches of `size`: the one whose usual it is, else the first that holds it.
+
+    Raises BackendError where none does.
+    """
+    every = zip(*(t.batches for t in tensors if t.is_input), strict=True)
+    fits = {
+        i: all(size == usual for _, usual, _ in batches)
+        for i, batches in enumerate(every)
+        if all(low <= size <= high for low, _, high in batches)
+    }
+    if not fits:
+        fail(f"no optimisation profile holds a batch of {size}", next(t.batches for t in tensors if t.is_input))
+    return next((i for i, usual in fits.items() if usual), min(fits))
 
 
 def runtime_config(edition: Edition, engine: Any) -> Any:
@@ -85,16 +112,21 @@ class TrtLane:
         """sizes: batches within the profile, rising. Raises BackendError."""
         device.use()
         self._device, self.stream, self.sizes = device, device.stream(), tuple(sizes)
-        self._shared = len(sizes) > 1 and not edition.shares_profiles
-        self._captures = not (edition.rtx or self._shared)
         self._inputs = [t for t in tensors if t.is_input]
-        contexts = [new_context() for _ in (sizes[:1] if self._shared else sizes)]
+        profiles = {size: profile_for(tensors, size) for size in self.sizes}
+        whose = {size: size if edition.shares_profiles else profile for size, profile in profiles.items()}
+        made = {key: new_context() for key in dict.fromkeys(whose.values())}
+        contexts = list(made.values())
         if None in contexts:
             fail("no execution context", "too little memory on the GPU, or the plan does not fit it")
-        self._contexts = dict(zip(self.sizes, cycle(contexts), strict=False))
-        for context in contexts if any(t.free for t in tensors) else ():
-            if not context.set_optimization_profile_async(0, int(self.stream.handle)):
-                fail("the optimisation profile is refused", "0, the only one")
+        self._contexts = {size: made[whose[size]] for size in self.sizes}
+        self._shared = {size for size in self.sizes if list(whose.values()).count(whose[size]) > 1}
+        self._captures = not edition.rtx
+        if any(t.free for t in tensors):
+            for size, context in self._contexts.items():
+                if not context.set_optimization_profile_async(profiles[size], int(self.stream.handle)):
+                    fail("the optimisation profile is refused", f"{profiles[size]}, of batches of {size}")
+            self.stream.sync()
         for size, context in self._contexts.items():
             self._set_shapes(context, size)
         arrays = {t.name: self._array(t) for t in tensors}
@@ -111,7 +143,7 @@ class TrtLane:
 
     def _set_shapes(self, context: Any, size: int) -> None:
         for tensor in self._inputs:
-            shape = (size, *tensor.shapes[2][1:])
+            shape = (size, *tensor.shapes[0][2][1:])
             if not context.set_input_shape(tensor.name, shape):
                 fail(f"the shape of {tensor.name} is not in the engine's range", list(shape))
 
@@ -124,7 +156,7 @@ class TrtLane:
 
     def _run_of(self, size: int) -> Callable[[], None]:
         """A function that enqueues a batch of `size`: a CUDA graph where there can be one."""
-        context, stream, shared = self._contexts[size], int(self.stream.handle), self._shared
+        context, stream, shared = self._contexts[size], int(self.stream.handle), size in self._shared
 
         def run() -> None:
             if shared:
@@ -135,7 +167,7 @@ class TrtLane:
         for _ in range(WARM_UP):
             run()
         self.stream.sync()
-        if not self._captures:
+        if shared or not self._captures:
             return run
         try:
             return captured(self._device, self.stream, run)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from eyas.cuda.lane import sizes
 from eyas.errors import OptionError, problem
 from eyas.types import BuildSpec
 
@@ -25,7 +26,8 @@ class Options:
     replaced. strip: leave the weights out (they come back with a refit). dla_core: run on that core of a Jetson;
     gpu_fallback: layers that it lacks run on the GPU. plugins: libraries to load. timing_cache, runtime_cache: files;
     None for one in the cache folder, "" for none. shapes: input → (least, usual, largest) shape, where more than the
-    batch is free. contexts: executions side by side; None for 2 with the hint "throughput", else 1.
+    batch is free. sizes: the batches that get a context, and in TensorRT a profile; see `eyas.cuda.lane.sizes`.
+    contexts: executions side by side; None for 2 with the hint "throughput", else 1.
     """
 
     workspace_mib: int | None = None
@@ -43,6 +45,7 @@ class Options:
     timing_cache: str | None = None
     runtime_cache: str | None = None
     shapes: Mapping[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
+    sizes: tuple[int, ...] = ()
     contexts: int | None = None
 
     @classmethod
@@ -57,6 +60,8 @@ class Options:
         values: dict[str, Any] = dict(spec.options)
         if "plugins" in values:
             values["plugins"] = tuple(map(str, values["plugins"]))
+        if "sizes" in values:
+            values["sizes"] = sizes(spec, None)
         if "shapes" in values:
             values["shapes"] = {n: tuple(tuple(s) for s in three) for n, three in values["shapes"].items()}
         return cls(**values)

@@ -122,6 +122,7 @@ class Plugin:
             device,
             description=f"{edition.title}, {gpu.name} ({gpu.sm}), {spec.precision}",
             lanes=options.contexts or (2 if several else 1),
+            counts=options.sizes,
             new_context=new_context,
             keep=keep,
         )

@@ -1,16 +1,34 @@
-"""Optimisation profiles: the least, usual and largest shape of each input whose shape is free."""
+"""Optimisation profiles: the least, usual and largest shape of each input whose shape is free.
+
+TensorRT chooses kernels for a profile's usual shape, so each batch size that lanes run gets a profile of its own, which
+also covers the batches between it and the next smaller one.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from eyas.cuda.lane import sizes
 from eyas.errors import BackendError, OptionError, problem
 from eyas.trt.options import Options, Shape
 from eyas.types import BuildSpec
 
+Batches = tuple[int, int, int]
 
-def shapes_of(network: Any, spec: BuildSpec, options: Options) -> dict[str, tuple[Shape, Shape, Shape]]:
-    """Input → its three shapes, for inputs with free dimensions. The first dimension takes `spec.batch`.
+
+def batches_of(spec: BuildSpec, tuned: bool) -> list[Batches]:
+    """The least, usual and largest batch of each profile. tuned: whether kernels are chosen while building.
+
+    Raises OptionError for the option `sizes`.
+    """
+    named, low = sizes(spec, None), spec.batch[0]
+    if not tuned:
+        return [spec.batch]
+    return [(min(low, size) if i == 0 else named[i - 1] + 1, size, size) for i, size in enumerate(named)]
+
+
+def shapes_of(network: Any, batches: Batches, options: Options) -> dict[str, tuple[Shape, Shape, Shape]]:
+    """Input → its three shapes, for inputs with free dimensions. The first dimension takes `batches`.
 
     Raises OptionError where another dimension is free and `options.shapes` does not say what it may be, or where it
     contradicts the network.
@@ -30,22 +48,24 @@ def shapes_of(network: Any, spec: BuildSpec, options: Options) -> dict[str, tupl
         elif -1 in dims[1:]:
             _refuse(f"the input {tensor.name} has free sizes", _shown(dims), "a range for them")
         else:
-            low, usual, high = ((batch, *dims[1:]) for batch in spec.batch)
+            low, usual, high = ((batch, *dims[1:]) for batch in batches)
             found[tensor.name] = (low, usual, high)
     return found
 
 
-def add_profile(builder: Any, config: Any, shapes: dict[str, tuple[Shape, Shape, Shape]]) -> None:
-    """One profile for all inputs; none where every shape is fixed."""
-    if not shapes:
-        return
-    profile = builder.create_optimization_profile()
-    for name, (low, usual, high) in shapes.items():
-        profile.set_shape(name, low, usual, high)
-    if config.add_optimization_profile(profile) < 0:
-        raise BackendError(
-            problem("TensorRT refuses the range of shapes", got=shapes, expected="a valid profile", remedy="")
-        )
+def add_profiles(builder: Any, config: Any, network: Any, spec: BuildSpec, options: Options, tuned: bool) -> None:
+    """A profile for each of `batches_of`; one where `options.shapes` gives shapes, none where every shape is fixed."""
+    for batches in batches_of(spec, tuned and not options.shapes):
+        shapes = shapes_of(network, batches, options)
+        if not shapes:
+            return
+        profile = builder.create_optimization_profile()
+        for name, (low, usual, high) in shapes.items():
+            profile.set_shape(name, low, usual, high)
+        if config.add_optimization_profile(profile) < 0:
+            raise BackendError(
+                problem("TensorRT refuses the range of shapes", got=shapes, expected="a valid profile", remedy="")
+            )
 
 
 def _shown(dims: Shape) -> str:
