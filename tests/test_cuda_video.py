@@ -234,8 +234,7 @@ def test_a_tracked_video_never_leaves_the_gpu_but_to_be_looked_at(
 ):
     clip = write(tmp_path / "a.mp4", constant(12), size=(SIDE, SIDE))
     fetched: list[DeviceImage] = []
-    fetch = cuda_memory.fetched
-    monkeypatch.setattr(cuda_memory, "fetched", lambda image: (fetched.append(image), fetch(image))[1])
+    monkeypatch.setattr("eyas.cuda.video.fetched", lambda image: (fetched.append(image), cuda_memory.fetched(image))[1])
     predictions = list(model.track(clip, decode="gpu", tracker=tracker, conf=0.01))
     assert [p.error for p in predictions] == [None] * 12
     assert all(p.frame is not None and isinstance(p.frame.image, DeviceImage) for p in predictions)

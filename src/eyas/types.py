@@ -7,7 +7,7 @@ Results are in `eyas.results`. Coordinates are continuous pixels of the *source*
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -29,7 +29,7 @@ class DeviceImage:
     """A picture that lies on a GPU, borrowed: uint8 [H, W, 3] BGR; rows may be padded, pixels may not.
 
     Stands where a frame's `image` would; only engines on a GPU take it. address: of the first pixel, on GPU `index`.
-    ready: cuda.core.Event after which it may be read. owner: keeps the memory alive.
+    ready: cuda.core.Event after which it may be read. owner: keeps the memory alive. fetch: makes a copy on the host.
     """
 
     address: int
@@ -38,6 +38,7 @@ class DeviceImage:
     index: int
     ready: Any
     owner: Any
+    fetch: Callable[[DeviceImage], Image] | None = None
 
 
 def check_image(image: object, what: str = "the picture") -> Image:
@@ -92,11 +93,8 @@ class Frame:
     @property
     def pixels(self) -> Image:
         """The image on the host: of one that lies on a GPU a fresh copy. Raises BackendError where that fails."""
-        if isinstance(self.image, DeviceImage):
-            from eyas.cuda.memory import fetched
-
-            return fetched(self.image)
-        return self.image
+        image: Any = self.image
+        return image.fetch(image) if isinstance(image, DeviceImage) and image.fetch else host_image(self)
 
 
 @dataclass(frozen=True, slots=True)

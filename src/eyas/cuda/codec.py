@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from eyas.cuda.device import CudaDevice
+from eyas.cuda.memory import fetched
 from eyas.errors import BackendError, OptionError, problem
 from eyas.extras import need
 from eyas.imagefile import MAX_PIXELS, probe_jpeg, read_image
@@ -187,7 +188,8 @@ class GpuDecoder:
             raise RuntimeError(f"pixels of shape {shape}, strides {strides}")
         address = int(image.__cuda_array_interface__["data"][0])
         owner = (stream, image)  # a tuple lets go of its last item first: the memory is freed on the stream
-        return DeviceImage(address, (shape[0], shape[1], 3), strides[0], self._device.index, stream.record(), owner)
+        size = (shape[0], shape[1], 3)
+        return DeviceImage(address, size, strides[0], self._device.index, stream.record(), owner, fetched)
 
     def _try(self) -> None:
         """Decode something: a library that lacks nvJPEG says so on standard error, and then decodes nothing."""

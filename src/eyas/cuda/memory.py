@@ -194,4 +194,4 @@ def device_image(array: object, name: str) -> DeviceImage:
                 remedy="tensor.permute(1, 2, 0).contiguous() makes it of a [3, H, W] tensor.",
             )
         )
-    return DeviceImage(int(view.ptr), (shape[0], shape[1], 3), strides[0], device.index, ready, array)
+    return DeviceImage(int(view.ptr), (shape[0], shape[1], 3), strides[0], device.index, ready, array, fetched)

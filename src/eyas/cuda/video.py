@@ -18,7 +18,7 @@ import numpy as np
 
 from eyas.cuda.device import CudaDevice, open_device
 from eyas.cuda.letterbox import LetterboxKernel, Nv12, Source
-from eyas.cuda.memory import Block
+from eyas.cuda.memory import Block, fetched
 from eyas.errors import BackendError, problem
 from eyas.extras import need
 from eyas.letterbox import Letterbox
@@ -209,7 +209,7 @@ class NvDecoder:
         self._on.sync()  # the decoder may write there again
         del frame
         ready = self._on.record()
-        image = DeviceImage(block.address, (*size, 3), size[1] * 3, self._device.index, ready, block)
+        image = DeviceImage(block.address, (*size, 3), size[1] * 3, self._device.index, ready, block, fetched)
         return cast(Image, image)
 
     def close(self) -> None:
