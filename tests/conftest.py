@@ -10,6 +10,15 @@ from pathlib import Path
 import cv2
 import pytest
 
+try:
+    from hypothesis import settings
+except ImportError:  # where only tests without it run, as beside PyTorch
+    pass
+else:  # the gate tries the same examples each time; HYPOTHESIS_PROFILE=search looks for new ones
+    settings.register_profile("gate", derandomize=True, deadline=None)
+    settings.register_profile("search", deadline=None)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
+
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
 BUNDLED = ROOT / "src" / "eyas" / "models" / "nanodet_g_416.onnx"

@@ -219,7 +219,7 @@ def test_a_crop_is_the_middle_of_the_picture_at_the_inputs_aspect(source: Size, 
     assert abs(2 * left + width - source[1]) <= 1
     share = crop * min(source[0] / target[0], source[1] / target[1])  # source pixels an input pixel
     for taken, side in zip((height, width), target, strict=True):
-        assert abs(taken - max(1, side * share)) <= 0.5
+        assert abs(taken - max(1, side * share)) <= 0.5 + 1e-9  # where it is a half, either is right
 
 
 def test_imagenets_crop_is_that_of_pillow_within_the_smoothing() -> None:
