@@ -19,8 +19,9 @@ import pytest
 from test_batching_stress import storm
 
 from eyas import trace
-from eyas.batching import Batcher, Pending, QueueSpec, is_out_of_memory
+from eyas.batching import Batcher, Pending, QueueSpec
 from eyas.errors import BusyError, DeadlineError, EyasError, OptionError
+from eyas.pending import is_out_of_memory
 from eyas.types import Image
 
 LONG = 60.0  # a time that no test waits out

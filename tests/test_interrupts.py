@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from eyas.batching import Batcher
 from eyas.cli.interrupts import Terminated, raised_between_hand_overs
 from eyas.video.overlap import WriteBehind, read_ahead
 
@@ -81,6 +82,23 @@ def test_handlers_are_put_back():
     assert [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)] == before
 
 
+def test_somebody_elses_alarm_rings():
+    rung: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: rung.append(number))
+    timer = signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt), raised_between_hand_overs():
+            steps_in("queue")(signal.SIGINT, 0.1, [])
+        with raised_between_hand_overs():
+            end = time.monotonic() + 10
+            while not rung and time.monotonic() < end:
+                time.sleep(0.01)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, before)
+    assert rung == [signal.SIGALRM]
+
+
 def test_somebody_elses_ctrl_c_stays(monkeypatch: pytest.MonkeyPatch):
     seen: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
@@ -119,15 +137,15 @@ def places(code: CodeType) -> frozenset[int]:
     return frozenset(after | {s.argval for s in steps if s.opname.startswith("JUMP_BACKWARD")})
 
 
-def interrupted(nth: int, run: Callable[[], None]) -> bool:
-    """Run, with a KeyboardInterrupt at the nth such place of FILES; whether there are so many."""
+def interrupted(nth: int, run: Callable[[], object], files: tuple[str, ...] = FILES) -> bool:
+    """Run, with a KeyboardInterrupt at the nth such place of these files; whether there are so many."""
     left, raised = nth, False
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left, raised
         if event == "call":
             frame.f_trace_opcodes = True
-            return trace if frame.f_code.co_filename.endswith(FILES) else None
+            return trace if frame.f_code.co_filename.endswith(files) else None
         if event == "opcode" and not raised and frame.f_lasti in places(frame.f_code):
             left -= 1
             if left < 0:
@@ -191,3 +209,49 @@ def test_reading_ahead_can_be_closed_after_a_ctrl_c_anywhere():
             break
     assert nth > 10
     assert threading.active_count() <= threads
+
+
+class Echo:
+    """Stages that give items back. at_once: callers prepare them."""
+
+    def __init__(self, at_once: bool) -> None:
+        self._at_once = at_once
+
+    def ready(self, item: int) -> bool:
+        return self._at_once
+
+    def memory(self, batch: int) -> None:
+        return None
+
+    def load(self, item: int) -> int:
+        return item
+
+    def place(self, loaded: int, memory: None, place: int) -> int:
+        return loaded
+
+    def run(self, engine: int, memory: None, places: object, items: list[int], placed: object) -> list[int]:
+        return list(items)
+
+
+def submitted(batcher: Batcher[int, int]) -> None:
+    assert [future.result(10) for future in [batcher.submit(i) for i in range(4)]] == [0, 1, 2, 3]
+
+
+def called(batcher: Batcher[int, int]) -> None:
+    assert [batcher.call(i) for i in range(2)] == [0, 1]
+
+
+@pytest.mark.parametrize(("work", "at_once"), [(submitted, True), (submitted, False), (called, False)])
+def test_after_a_ctrl_c_anywhere_in_a_callers_thread_the_batcher_serves_and_closes(
+    work: Callable[[Batcher[int, int]], None], at_once: bool
+):
+    for nth in count():
+        batcher = Batcher(Echo(at_once), batch=2, preparers=2)
+        reached = interrupted(nth, partial(work, batcher), ("/batching.py", "/pending.py"))
+        served: list[int] = []
+        assert ends(lambda b=batcher, s=served: s.append(b.submit(7).result(10) + b.call(1))), f"place {nth}"
+        assert served == [8]
+        assert ends(batcher.close), f"place {nth}"
+        if not reached:
+            break
+    assert nth > 20

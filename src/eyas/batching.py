@@ -23,11 +23,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Generic
+from typing import Generic
 
-from eyas import trace
-from eyas.errors import EyasError, problem
-from eyas.pending import Batch, Full, Item, Out, Pending, QueueSpec, Request, Stages, busy, is_out_of_memory, settle
+from eyas import pending, trace
+from eyas.errors import EyasError
+from eyas.pending import Batch, Full, Item, Out, Pending, QueueSpec, Request, Stages
 
 __all__ = ["CLOSED", "Batcher", "Pending", "QueueSpec", "Stages"]
 log = logging.getLogger("eyas")
@@ -62,7 +62,8 @@ class Batcher(Generic[Item, Out]):
         self._count = itertools.count()
         self._hurried = -1  # requests up to this number do not linger
         self._searched = 0.0  # when the heap was last searched for requests that were cancelled
-        self._preparing = preparers
+        self._preparing = preparers  # threads
+        self._callers: set[object] = set()  # those that prepare on their own threads, by what they work on
         self._pumping = False  # a preparer goes from one ready request to the next
         self._overlapping, self._running = overlapping, [0] * len(engines)
         # One that fills while the others run. Where they overlap, another: what is ready then finds room at once.
@@ -95,27 +96,17 @@ class Batcher(Generic[Item, Out]):
         wait may not be dropped or matter more, and where a callback would have to wait for room; DeadlineError where
         it waited for room until its deadline; EyasError on a closed batcher, or in a process forked from its own.
         """
-        self._check_process()
+        pending.check_process(self._pid)
         linger_s = self._queue.linger_s if linger_s is None else linger_s
         deadline = None
         if timeout_s is not None:
             deadline, linger_s = time.monotonic() + timeout_s, min(linger_s, timeout_s / 2)
         ready = self._stages.ready(item)
         request = Request(item, ready, priority, deadline, linger_s, full or self._queue.full)
-        dropped = None
-        with self._lock:
-            room = not (self._heap or self._closing) and (self._open or self._free)
-            at_once = ready and room and threading.current_thread() not in self._threads
-            if at_once:
-                request.number = next(self._count)
-                self._preparing += 1
-        if at_once:
-            self._try(request)
-            self._prepared()
+        if ready and threading.current_thread() not in self._threads and self._bring_here(request):
             return request.future
         with self._lock:
-            if len(self._heap) >= self._queue.capacity:
-                dropped = self._make_room(request)
+            dropped = self._make_room(request) if len(self._heap) >= self._queue.capacity else None
             if self._closing:
                 raise EyasError(CLOSED)
             request.number = next(self._count)
@@ -124,42 +115,87 @@ class Batcher(Generic[Item, Out]):
                 self._work.notify()
             self._pumping |= ready
         if dropped:
-            settle(dropped.future, busy("a newer request took the place of this one", self._queue.capacity))
+            error = pending.busy("a newer request took the place of this one", self._queue.capacity)
+            pending.settle(dropped.future, error)
         return request.future
 
     def call(self, item: Item) -> Out:
         """What `submit(item).result()` gives, on the caller's own thread where nothing else is under way: sooner."""
-        self._check_process()
-        with self._lock:
-            idle = not (self._heap or self._open or self._leaving or self._closing) and len(self._free) > 1
-            batch = self._free.pop() if idle else None
-            self._preparing += idle
+        pending.check_process(self._pid)
+        me, batch = object(), None
+        try:
+            with self._lock:
+                if not (self._heap or self._open or self._leaving or self._closing) and len(self._free) > 1:
+                    self._callers.add(me)
+                    batch = self._free[-1]
+                    del self._free[-1]
+            if batch is not None:
+                with trace.span("decode"):
+                    loaded = self._stages.load(item)
+                with trace.span("letterbox"):
+                    placed = self._stages.place(loaded, batch.memory, 0)
+                (outcome,) = self._stages.run(0, batch.memory, [0], [item], [placed])
+        finally:
+            try:
+                self._give_back(me, batch)
+            finally:
+                self._give_back(me, batch)
         if batch is None:
             future = self.submit(item, linger_s=0.0, full="block")
             try:
                 return future.result()
             finally:
                 future.cancel()  # where the waiting was interrupted; a finished one does not mind
-        try:
-            with trace.span("decode"):
-                loaded = self._stages.load(item)
-            with trace.span("letterbox"):
-                placed = self._stages.place(loaded, batch.memory, 0)
-            (outcome,) = self._stages.run(0, batch.memory, [0], [item], [placed])
-        finally:
-            with self._lock:
-                self._free.append(batch)
-                self._space.notify(self.most)
-            self._prepared()
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
+    def _bring_here(self, request: Request) -> bool:
+        """Prepare it on the caller's thread if there is room at once; whether there was.
+
+        There Ctrl-C may raise after any call: between a step and its note is none, and letting go can be done twice."""
+        try:
+            with self._lock:
+                if self._heap or self._closing or not (self._open or self._free):
+                    return False
+                request.number = next(self._count)
+                self._callers.add(request)
+            self._bring(request)
+        except KeyboardInterrupt:
+            request.cancel()  # nobody will hold its future
+            with self._lock:
+                if request.batch:
+                    self._placed(request.batch, request)
+                self._leave.notify_all()
+            raise
+        except BaseException as error:
+            pending.settle(request.future, error)
+        finally:
+            try:
+                self._give_back(request)
+            finally:
+                self._give_back(request)
+        return True
+
+    def _give_back(self, me: object, batch: Batch | None = None) -> None:
+        """A caller has ended, and needs the batch no more."""
+        if me in self._callers:
+            with self._lock:
+                if batch is not None and batch not in self._free:
+                    self._free.append(batch)
+                self._space.notify_all()
+                if self._closing:
+                    self._leave.notify_all()
+                self._callers.discard(me)
+
     def hurry(self) -> None:
         """Nothing more comes soon: what has been submitted so far does not linger."""
-        self._check_process()
+        pending.check_process(self._pid)
         with self._lock:
-            self._hurry()
+            self._hurried = next(self._count)
+            if self._open:
+                self._open.leave_at = 0.0
+            self._leave.notify()
 
     def close(self, drain: bool = True) -> None:
         """Refuse new requests, finish those that wait (or cancel them), end the threads.
@@ -172,7 +208,7 @@ class Batcher(Generic[Item, Out]):
             self._closing, self._abandoning = True, self._abandoning or not drain
             batches = [*self._leaving, *([self._open] if self._open else [])]
             waiting = [] if drain else [*(r for *_, r in self._heap), *(r for b in batches for r in b.requests)]
-            self._hurry()
+            self.hurry()
             for condition in (self._work, self._room, self._space, self._leave):
                 condition.notify_all()
         for request in waiting:
@@ -181,14 +217,8 @@ class Batcher(Generic[Item, Out]):
             for thread in self._threads:
                 thread.join()
             with self._lock:
-                while self._preparing:  # callers' threads
+                while self._callers:
                     self._leave.wait()
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            what, got = "this process was forked from the one that runs the model", "a model whose threads stayed there"
-            remedy = "Call eyas.load in each process."
-            raise EyasError(problem(what, got=got, expected="a model of its own", remedy=remedy))
 
     def _make_room(self, new: Request) -> Request | None:
         """Wait until the queue has room for a request, or drop another by its rule, and return that. Holds the lock."""
@@ -202,42 +232,24 @@ class Batcher(Generic[Item, Out]):
             elif new.full == "block" and threading.current_thread() not in self._threads:
                 self._room.wait(CANCELLED_SEEN_S)
             else:
-                droppable = (e for e in self._heap if e[2].full == "drop-oldest" and e[2].priority <= new.priority)
-                oldest = min(droppable, key=lambda entry: (-entry[0], entry[1]), default=None)
-                if new.full != "drop-oldest" or not oldest:
-                    raise busy("the queue is full", self._queue.capacity)
+                oldest = pending.droppable(self._heap, new)
                 self._heap.remove(oldest)
                 heapq.heapify(self._heap)
                 return oldest[2]
         return None
 
-    def _hurry(self) -> None:
-        self._hurried = next(self._count)
-        if self._open:
-            self._open.leave_at = 0.0
-        self._leave.notify()
-
     # Preparer threads
 
     def _prepare(self) -> None:
         while request := self._next_request():
-            self._try(request)
+            try:
+                self._bring(request)
+            except BaseException as error:  # the threads outlive whatever it brings
+                pending.settle(request.future, error)
             del request  # no result is kept alive while there is nothing to do
-        self._prepared()
-
-    def _try(self, request: Request) -> None:
-        """`_bring`, and tell the request what goes wrong: the threads outlive whatever it brings."""
-        try:
-            self._bring(request)
-        except BaseException as error:
-            settle(request.future, error)
-
-    def _prepared(self) -> None:
-        """One fewer who may still bring something."""
         with self._lock:
             self._preparing -= 1
-            if self._closing:
-                self._leave.notify_all()
+            self._leave.notify_all()
 
     def _next_request(self) -> Request | None:
         """The most urgent request, when there is one; None at the end."""
@@ -278,25 +290,36 @@ class Batcher(Generic[Item, Out]):
                 record.add("letterbox", begin, picture=name)
         except BaseException as error:
             request.placed = error
+            if isinstance(error, KeyboardInterrupt) and request in self._callers:
+                raise
         self._placed(batch, request)
 
     def _take_place(self, request: Request) -> tuple[Batch, int]:
         """A place in the open batch, for the preparer alone to write to; waits for one."""
         with self._lock:
+            self._shut()  # where Ctrl-C came between the last request's place and this
             while not self._open and not self._free:
                 self._space.wait()
-            batch = self._open = self._open or self._free.pop()
-            place = len(batch.requests)
+            if not self._open:
+                self._open = self._free[-1]
+                del self._free[-1]
+            batch, place = self._open, len(self._open.requests)
+            request.batch = batch
             batch.requests.append(request)
-            if len(batch.requests) >= self.most:
-                self._leaving.append(batch)
-                self._open = None
+            self._shut()
             return batch, place
+
+    def _shut(self) -> None:
+        """An open batch that is full leaves. Holds the lock."""
+        if self._open and len(self._open.requests) >= self.most:
+            full, self._open = self._open, None
+            self._leaving.append(full)
 
     def _placed(self, batch: Batch, request: Request) -> None:
         """One more place is filled; wake an engine's thread if that is news for it."""
         with self._lock:
-            batch.ready += 1
+            request.batch = None
+            batch.filled.add(request)
             linger_s = 0.0 if request.number <= self._hurried else request.linger_s
             leave_at = time.monotonic() + linger_s if linger_s else 0.0
             sooner = leave_at < batch.leave_at
@@ -311,9 +334,9 @@ class Batcher(Generic[Item, Out]):
 
     def _may_leave(self, batch: Batch) -> bool:
         """Whether all of its places that were given out are filled, and it waits for no more. Holds the lock."""
-        if batch.ready < len(batch.requests):
+        if len(batch.filled) < len(batch.requests):
             return False
-        usual = batch.ready >= self._usual and not self._heap
+        usual = len(batch.filled) >= self._usual and not self._heap
         return usual or batch is not self._open or batch.leave_at <= time.monotonic()
 
     # Engine threads
@@ -345,48 +368,31 @@ class Batcher(Generic[Item, Out]):
                         self._running[engine] += 1
                         return batch
                     wait_s = min(batch.leave_at - time.monotonic(), threading.TIMEOUT_MAX)
-                if self._closing and not (self._preparing or self._open or self._leaving):
+                if self._closing and not (self._preparing or self._callers or self._open or self._leaving):
                     self._leave.notify_all()
                     return None
                 self._leave.wait(wait_s if wait_s and wait_s > 0 else None)
 
     def _run(self, engine: int, batch: Batch) -> None:
         """Run what is still wanted of a batch, and settle its futures."""
-        going: list[Request] = []
-        places: list[int] = []
+        going, places = list[Request](), list[int]()
         for place, request in enumerate(batch.requests):
             if self._abandoning:
                 request.cancel()  # one that was being prepared then
             error = request.placed if isinstance(request.placed, BaseException) else request.late()
             if error is not None:
-                settle(request.future, error)
+                pending.settle(request.future, error)
             elif request.future.set_running_or_notify_cancel():
                 going.append(request)
                 places.append(place)
-        for request, outcome in zip(going, self._outcomes(engine, batch.memory, places, going), strict=True):
-            settle(request.future, outcome)
+        run = partial(self._stages.run, engine, batch.memory)
+        outcomes = pending.outcomes_of(run, places, going, lambda: self.most, self._learn)
+        for request, outcome in zip(going, outcomes, strict=True):
+            pending.settle(request.future, outcome)
 
-    def _outcomes(self, engine: int, memory: Any, places: Sequence[int], requests: Sequence[Request]) -> Sequence[Any]:
-        """What came out for each request; what fails together is tried apart."""
-        count = len(requests)
-        if not count:
-            return []
-        if count <= self.most:
-            try:
-                items, placed = [r.item for r in requests], [r.placed for r in requests]
-                outcomes = self._stages.run(engine, memory, places, items, placed)
-                return [outcome for _, outcome in zip(items, outcomes, strict=True)]
-            except BaseException as error:
-                if count == 1:
-                    return [error]
-                self._learn_from(error, count)
-        half = (count + 1) // 2
-        parts = (places[:half], requests[:half]), (places[half:], requests[half:])
-        return [outcome for part in parts for outcome in self._outcomes(engine, memory, *part)]
-
-    def _learn_from(self, error: BaseException, count: int) -> None:
+    def _learn(self, error: BaseException, count: int) -> None:
         """Keep batches smaller than one for which there was no memory."""
-        if is_out_of_memory(error) and self.most > count // 2:
+        if pending.is_out_of_memory(error) and self.most > count // 2:
             with self._lock:
                 self.most = max(1, count // 2)
                 self._usual = min(self._usual, self.most)

@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from eyas import trace
-from eyas.errors import BusyError, DeadlineError, OptionError, problem
+from eyas.errors import BusyError, DeadlineError, EyasError, OptionError, problem
 
 log = logging.getLogger("eyas")
 Full = Literal["block", "fail", "drop-oldest"]
@@ -97,7 +98,9 @@ class Stages(Protocol[Item, Out]):
 class Request:
     """What one call of submit asks for. Who holds it last settles its future, once."""
 
-    __slots__ = ("deadline", "full", "future", "item", "linger_s", "number", "placed", "priority", "ready", "submitted")
+    __slots__ = (
+        "batch", "deadline", "full", "future", "item", "linger_s", "number", "placed", "priority", "ready", "submitted"
+    )  # fmt: skip
 
     def __init__(
         self, item: Any, ready: bool, priority: float, deadline: float | None, linger_s: float, full: Full
@@ -107,6 +110,7 @@ class Request:
         self.future: Pending[Any] = Pending()
         self.submitted = trace.clock()
         self.number = -1  # its place in the order of all requests
+        self.batch: Batch | None = None  # the one that it has a place in, until that is filled
         self.placed: Any = None  # what `place` gave, or the exception that came instead
 
     def cancelled(self) -> bool:
@@ -133,7 +137,7 @@ class Request:
 class Batch:
     """One batch's memory and who has a place in it; `eyas.batching` says who may touch it."""
 
-    __slots__ = ("leave_at", "memory", "ready", "requests")
+    __slots__ = ("filled", "leave_at", "memory", "requests")
 
     def __init__(self, memory: Any) -> None:
         self.memory = memory
@@ -142,7 +146,7 @@ class Batch:
     def clear(self) -> None:
         """For the next requests."""
         self.requests: list[Request] = []  # one for each place that was given out
-        self.ready = 0  # how many of these places have been filled
+        self.filled: set[Request] = set()  # those whose places have been filled
         self.leave_at = float("inf")
 
 
@@ -153,10 +157,59 @@ def settle(future: Pending[Any], outcome: Any) -> None:
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
-    except InvalidStateError:  # it was cancelled in the meantime
-        future.set_running_or_notify_cancel()
+    except InvalidStateError:  # it was cancelled in the meantime, or has failed already
+        if future.cancelled():
+            future.set_running_or_notify_cancel()
     except BaseException:  # SystemExit from a callback, for one; a mere Exception is logged by Future itself
         log.exception("a callback of a result failed")
+
+
+def check_process(pid: int) -> None:
+    """Raise EyasError in another process than the one that has this number."""
+    if os.getpid() != pid:
+        what, got = "this process was forked from the one that runs the model", "a model whose threads stayed there"
+        remedy = "Call eyas.load in each process."
+        raise EyasError(problem(what, got=got, expected="a model of its own", remedy=remedy))
+
+
+def outcomes_of(
+    run: Callable[..., Sequence[Any]],
+    places: Sequence[int],
+    requests: Sequence[Request],
+    most: Callable[[], int],
+    learn: Callable[[BaseException, int], None],
+) -> Sequence[Any]:
+    """What came out for each request; what fails together is tried apart.
+
+    run: `Stages.run` of one engine and memory. most: of a call, as things are. learn: is told of an error, and how many
+    it concerns.
+    """
+    count = len(requests)
+    if not count:
+        return []
+    if count <= most():
+        try:
+            items = [r.item for r in requests]
+            outcomes = run(places, items, [r.placed for r in requests])
+            return [outcome for _, outcome in zip(items, outcomes, strict=True)]
+        except BaseException as error:
+            if count == 1:
+                return [error]
+            learn(error, count)
+    half = (count + 1) // 2
+    parts = (places[:half], requests[:half]), (places[half:], requests[half:])
+    return [outcome for part in parts for outcome in outcomes_of(run, *part, most, learn)]
+
+
+def droppable(queue: Sequence[tuple[float, int, Request]], new: Request) -> tuple[float, int, Request]:
+    """The entry of a full queue that makes room for a new request: of the least priority, the oldest. Raises BusyError.
+
+    queue: (−priority, number, request) of each.
+    """
+    may = [e for e in queue if new.full == e[2].full == "drop-oldest" and e[2].priority <= new.priority]
+    if not may:
+        raise busy("the queue is full", len(queue))
+    return min(may, key=lambda entry: (-entry[0], entry[1]))
 
 
 def busy(what: str, capacity: int) -> BusyError:

@@ -42,7 +42,7 @@ def raised_between_hand_overs() -> Iterator[None]:
         yield
         return
     arrived: type[KeyboardInterrupt] | None = None
-    until, still, place = 0.0, 0, None
+    until, still, place, timer = 0.0, 0, None, None
 
     def begin(number: int, frame: FrameType | None) -> None:
         nonlocal arrived, until, still
@@ -51,24 +51,28 @@ def raised_between_hand_overs() -> Iterator[None]:
         look(number, frame)
 
     def look(_number: int, frame: FrameType | None) -> None:
-        nonlocal arrived, still, place
-        if arrived is None or frame is None:
+        nonlocal arrived, still, place, timer
+        if arrived is None:  # somebody else's alarm
+            if callable(others):
+                others(_number, frame)
             return
-        here = (frame.f_code, frame.f_lasti)
+        here = frame and (frame.f_code, frame.f_lasti)
         still, place = still + 1 if here == place else 1, here
         if _hands_over(frame) and still < STILL and time.monotonic() < until:
-            signal.setitimer(signal.ITIMER_REAL, LOOK_S)
+            before = signal.setitimer(signal.ITIMER_REAL, LOOK_S)
+            timer = timer or before
             return
         error, arrived = arrived, None
         raise error
 
+    others = signal.getsignal(signal.SIGALRM)
     handlers = {signal.SIGTERM: begin, signal.SIGALRM: look}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         handlers[signal.SIGINT] = begin
     with ExitStack() as stack:
         for number, handler in handlers.items():
             stack.callback(signal.signal, number, signal.signal(number, handler))
-        stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
+        stack.callback(lambda: timer and signal.setitimer(signal.ITIMER_REAL, *timer))  # off, or as it was
         yield
         if arrived is not None:
             raise arrived

@@ -8,6 +8,7 @@ the next batches arrive.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ from eyas.graph.surgery import IMAGES, THRESHOLDS
 from eyas.letterbox import Letterbox
 from eyas.stages import Job, Outcome, Outcomes
 from eyas.types import DeviceImage, Frame, ModelCard
+
+log = logging.getLogger("eyas")
 
 
 class Placed(NamedTuple):
@@ -159,6 +162,10 @@ class DeviceStages:
                 memory.wait_on(lane.lane.stream)
             self._intakes[id(lane)].start(placed, [(j.conf, j.iou) for j in jobs])
             yield lane
+            self._intakes[id(lane)].forget()
+        except BaseException:
+            self._intakes[id(lane)].abandon()
+            raise
         finally:
             lanes.put(lane)
 
@@ -202,10 +209,22 @@ class Intake:
         self._lane.download(count)
         self._marks.mark("")
         outputs = self._lane.results(count)
-        while self._fetched:
-            self._fetched.pop().close()
         self._marks.record(f"GPU {self._device.index} lane {self._lane.number}", count)
         return outputs
+
+    def forget(self) -> None:
+        """Let go of what was fetched from other GPUs, and of marks. The stream must have passed them."""
+        while self._fetched:
+            self._fetched.pop().close()
+        self._marks.clear()
+
+    def abandon(self) -> None:
+        """`forget` after an error: what was enqueued may still be reading; a device that has gone reads nothing."""
+        try:
+            self._stream.sync()
+            self.forget()
+        except Exception as error:  # cuda-core's, of many types; the first error is the one that is raised
+            log.debug("GPU %d, lane %d: %s", self._device.index, self._lane.number, error)
 
     def _readable(self, placed: Placed) -> Row:
         """Wait, on the device, for who writes a frame there; fetch one that lies on another GPU."""
@@ -238,6 +257,9 @@ class _NoClock(DeviceClock):
         """Nothing."""
 
     def record(self, lane: str, pictures: int) -> None:
+        """Nothing."""
+
+    def clear(self) -> None:
         """Nothing."""
 
 

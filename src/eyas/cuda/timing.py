@@ -37,4 +37,8 @@ class DeviceClock:
         if record := trace.current:
             for name, start, end in zip(self._names, times, times[1:], strict=False):
                 record.add(name, start, end, lane, pictures=pictures)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the marks."""
         self._names.clear()
