@@ -69,7 +69,7 @@ def wall() -> Iterator[Callable[..., VideoSources]]:
     def build(*cameras: Camera) -> VideoSources:
         arrived = threading.Condition()
 
-        def refuse() -> Any:
+        def refuse(_: object) -> Any:
             raise AssertionError("nobody reconnects here")
 
         sources = [VideoSource(c, LiveReader(c, refuse, Reconnect(tries=0), arrived)) for c in cameras]

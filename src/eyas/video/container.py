@@ -64,13 +64,19 @@ class Connection:
         raw: RawVideo | None,
         live: bool | None,
         gpu: int | None = None,
+        begun: Callable[[Connection], None] | None = None,
     ) -> None:
-        """Opens; see `eyas.video.open_video`. gpu: the one that decodes; None: the host. Raises SourceError."""
+        """Opens; see `eyas.video.open_video`. gpu: the one that decodes; None: the host. Raises as it.
+
+        begun: is called before the connection is made, so that another thread can `abort` that as well.
+        """
         self.target, self.max_pixels, self.timeout_s = target, max_pixels, timeout_s
         self._av, self._gpu = pyav(), gpu
         self._deadline_s = monotonic() + timeout_s
         arguments = self._arguments(allow_private, raw, live)
         options = arguments["options"] | {"max_pixels": str(max_pixels)}
+        if begun:
+            begun(self)
         try:
             self.container = self._av.open(mode="r", **arguments | {"options": options})
         except (self._av.FFmpegError, OSError, SourceError, ValueError) as error:
@@ -84,16 +90,18 @@ class Connection:
             raise
         self.format = self.container.format.name
         self.has_clock = self.format.split(",")[0] not in CLOCKLESS
-        multipart = self.format == "mpjpeg"
-        self.is_live = target.kind in ("camera", "stream") or (
-            target.kind == "web" and (multipart or self.container.duration is None)
+        endless = self.format == "mpjpeg" or (  # a playlist's own size says nothing
+            self.container.duration is None and (self.format == "hls" or self.web is None or self.web.size is None)
         )
+        self.is_live = target.kind in ("camera", "stream") or (target.kind == "web" and endless)
         stream, duration = self.stream, self.container.duration
         self.rate: Fraction | None = stream.average_rate or stream.guessed_rate or None
         self.duration_s: float | None = None if duration is None else duration / self._av.time_base
         if stream.duration is not None and self.duration_s is not None:  # sound may last longer
             self.duration_s = min(self.duration_s, float(stream.duration * stream.time_base))
         self.start: Fraction | None = None if stream.start_time is None else stream.start_time * stream.time_base
+        if "matroska" in self.format and self.start and self.duration_s is not None:  # counted from 0, not from there
+            self.duration_s = max(0.0, self.duration_s - float(self.start))
         self.announced: int = stream.frames
         self.low_delay = self.is_live if live is None else live
         self.stream.thread_type = "SLICE" if self.low_delay else "AUTO"  # threads by frame hold frames back
@@ -104,6 +112,11 @@ class Connection:
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
         found: dict[str, Any] = {"file": where, "options": options}
         if raw:
+            try:
+                self._av.VideoFormat(raw.pixel_format)
+            except ValueError as error:
+                what, expected = "unknown pixel format of raw video", "libav's name of one, such as bgr24 or yuv420p"
+                raise OptionError(problem(what, got=repr(raw.pixel_format), expected=expected, remedy="")) from error
             options |= {
                 "video_size": f"{raw.width}x{raw.height}",
                 "framerate": str(Fraction(raw.rate).limit_denominator()),
@@ -213,6 +226,7 @@ class Connection:
                     self.extend()
                     tally.frames += 1
                     yield picture(), at
+                    self.extend()  # how long the reader was busy with it does not count
         finally:
             decoder.close()
 
@@ -283,14 +297,27 @@ def _timed_out(av: Any, error: Exception) -> bool:
 
 
 class _Pipe:
-    """Bytes that come once: only `read`, so that libav does not seek. Returns what is there, without waiting for n."""
+    """Bytes that come once: only `read`, so that libav does not seek. Returns what is there, without waiting for n.
+
+    What is buffered already comes first; then the file itself is read: a thread that waits in the buffer's lock when
+    Python ends makes that a fatal error.
+    """
 
     def __init__(self, file: Any) -> None:
         self.name = "stdin"
-        self.read: Callable[[int], bytes] = getattr(file, "read1", file.read)
+        buffered: Callable[[int], bytes] = getattr(file, "read1", file.read)
+        raw = getattr(file, "raw", None)
+        self._first: Callable[[int], bytes] | None = buffered
+        self._read: Callable[[int], bytes | None] = raw.read if raw else buffered
+
+    def read(self, n: int) -> bytes:
+        first, self._first = self._first, None
+        return (first or self._read)(n) or b""
 
 
 def _is_playlist(path: str) -> bool:
+    if not Path(path).is_file():  # a pipe would wait for ever, or lose what is read here
+        return False
     with suppress(OSError), Path(path).open("rb") as file:
         return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"#EXTM3U")
     return False

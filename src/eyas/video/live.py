@@ -17,6 +17,7 @@ from eyas.errors import OptionError, SourceError, problem
 from eyas.types import Image
 from eyas.video.frames import Gap, Opened, VideoFrame, VideoStats
 
+Connect = Callable[[Callable[[Opened], None]], Opened]  # calls its argument with what it is about to open
 log = logging.getLogger("eyas")
 _MOST_GAPS = 1000  # so many are remembered
 
@@ -46,9 +47,7 @@ class Reconnect:
 class LiveReader:
     """Reads in a thread. `next` and `wait` give a frame newer than the last; `close` ends the thread."""
 
-    def __init__(
-        self, first: Opened, connect: Callable[[], Opened], reconnect: Reconnect, arrived: threading.Condition
-    ) -> None:
+    def __init__(self, first: Opened, connect: Connect, reconnect: Reconnect, arrived: threading.Condition) -> None:
         """first: the connection that is open. arrived: is notified whenever there is something to `take`."""
         self.tally = VideoStats()
         self.gaps: deque[Gap] = deque(maxlen=_MOST_GAPS)
@@ -58,6 +57,7 @@ class LiveReader:
         self._over = False
         self._error: SourceError | None = None
         self._stop = threading.Event()
+        self._lasting = first.target.kind == "stdin"  # nothing ends a read of it: its thread may outlive `close`
         self._index, self._epoch, self._last_s, self._began_s = -1, 0, 0.0, 0.0
         self._reason = ""
         self._thread = threading.Thread(target=self._run, name=f"eyas {first.target.source_id}", daemon=True)
@@ -90,12 +90,19 @@ class LiveReader:
                 return frame
 
     def close(self) -> None:
-        """End the thread: at once over HTTP, within the read time-out elsewhere."""
+        """End the thread: at once over HTTP, within the read time-out elsewhere; that of standard input ends later."""
         self._stop.set()
         if connection := self._connection:
             connection.abort()
-        if self._thread is not threading.current_thread():
+        if self._lasting:
+            self._end(None)
+        elif self._thread is not threading.current_thread():
             self._thread.join()
+
+    def _end(self, error: SourceError | None) -> None:
+        with self._arrived:
+            self._over, self._error = True, None if self._stop.is_set() else error
+            self._arrived.notify_all()
 
     def _run(self) -> None:
         error: SourceError | None = None
@@ -111,9 +118,7 @@ class LiveReader:
             error = SourceError(problem("reading failed", got=repr(unforeseen), expected="frames", remedy=""))
             error.__cause__ = unforeseen
         finally:
-            with self._arrived:
-                self._over, self._error = True, None if self._stop.is_set() else error
-                self._arrived.notify_all()
+            self._end(error)
 
     def _read(self, connection: Opened) -> SourceError | None:
         """Read until it ends, which leaves the reason in `_reason`; the error, if it was one."""
@@ -129,7 +134,7 @@ class LiveReader:
                     clocked = connection.has_clock and at is not None and first_at is not None
                     pts_s = base_s + float(at - first_at) if clocked else now - self._began_s  # type: ignore[operator]
                     pts_s = max(pts_s, self._last_s)
-                    if connection.target.kind == "file":  # shown as it would come from a camera
+                    if connection.target.kind in ("file", "pictures"):  # shown as it would come from a camera
                         self._stop.wait(max(0.0, pts_s - (monotonic() - self._began_s)))
                     self._put(image, connection.target.source_id, pts_s, new)
                     new = False
@@ -140,6 +145,11 @@ class LiveReader:
                 return error
         self._reason = f"{connection.target.source_id} ended"
         return None
+
+    def _begun(self, connection: Opened) -> None:
+        self._connection = connection
+        if self._stop.is_set():  # `close` may have looked before
+            connection.abort()
 
     def _put(self, image: Image, source_id: str, pts_s: float, new: bool) -> None:
         with self._arrived:
@@ -158,7 +168,7 @@ class LiveReader:
             if self._stop.wait(delay_s):
                 return None, None
             try:
-                connection = self._connect()
+                connection = self._connect(self._begun)
             except SourceError as failed:
                 error = failed
                 continue

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +14,7 @@ from eyas.errors import SourceError, problem
 from eyas.video.frames import PULSE_S, VideoFrame
 from eyas.video.live import LiveReader
 from eyas.video.source import VideoSource, open_video
-from eyas.video.target import listed_sources
+from eyas.video.target import hide_password, listed_sources
 
 log = logging.getLogger("eyas")
 
@@ -57,7 +58,8 @@ class VideoSources:
         """
         while self._turns:
             for source in list(self._turns):
-                self._turns.remove(source)
+                with suppress(ValueError):  # closed by another thread
+                    self._turns.remove(source)
                 try:
                     frame = source.reader.take() if isinstance(source.reader, LiveReader) else next(source)
                 except StopIteration:
@@ -99,7 +101,7 @@ class VideoSources:
 def open_videos(
     sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | int], **settings: Any
 ) -> VideoSources:
-    """Open several videos. sources: a list file (.txt or .streams: one a line, # begins a comment), or the sources.
+    """Open several videos. sources: a list file (.txt or .streams: one a line, # begins a line of comment), or they.
 
     settings: as for `open_video`. One that cannot be opened is told of and left out. Raises SourceError where none can.
     """
@@ -113,7 +115,7 @@ def open_videos(
                 opened.append(open_video(name, **settings, arrived=arrived))
             except SourceError as error:
                 log.warning("%s", error)
-                failed[str(name)] = error
+                failed[hide_password(str(name))] = error
     except BaseException:
         for source in opened:
             source.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -17,9 +18,11 @@ from eyas.annotate import draw
 from eyas.errors import OptionError, SinkError, problem
 from eyas.results import Classification, Detections, Prediction, Result
 from eyas.types import Image
+from eyas.video.sink import checked
 
 log = logging.getLogger("eyas")
 BOUNDARY = "eyas-frame"
+LOOK_S = 1.0  # so often it is seen whether a client that waits for a picture is still there
 PAGE = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>eyas</title>
 <style>html,body{margin:0;height:100%;background:#111}img{width:100%;height:100%;object-fit:contain}</style>
 <img src="/stream.mjpg" alt="annotated video"></html>
@@ -83,7 +86,8 @@ class MjpegServer:
         self._show(lambda: draw(frame.pixels, result))
 
     def add(self, image: Image) -> None:
-        """Show a picture (uint8 BGR); it must not be changed afterwards."""
+        """Show a picture (uint8 BGR); it must not be changed afterwards. Raises SinkError."""
+        checked(image)
         self._show(lambda: image)
 
     def _show(self, make: Callable[[], Image]) -> None:
@@ -92,10 +96,15 @@ class MjpegServer:
             self._draw, self._number = make, self._number + 1
             self._changed.notify_all()
 
-    def next_jpeg(self, after: int) -> tuple[int, bytes]:
-        """Wait for a picture newer than number `after`: its number and content; (0, b"") once it is closed."""
+    def next_jpeg(self, after: int, gone: Callable[[], bool]) -> tuple[int, bytes]:
+        """Wait for a picture newer than number `after`: its number and content; (0, b"") once it is closed.
+
+        gone: whether nobody waits for it any more, asked each second without a picture; if so, (0, b"") too.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._number > after)
+            while not self._changed.wait_for(lambda: self._closed or self._number > after, LOOK_S):
+                if gone():
+                    return 0, b""
             if self._closed or self._draw is None:
                 return 0, b""
             if self._encoded != self._number:  # one client encodes for all
@@ -110,6 +119,7 @@ class MjpegServer:
             self._changed.notify_all()
         if not closed:
             self._server.shutdown()
+            self._server.let_go()
             self._server.server_close()  # waits for the clients' threads
             self._thread.join()
 
@@ -128,11 +138,13 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, place: tuple[str, int], mjpeg: MjpegServer, most: int, patience_s: float) -> None:
         self.mjpeg, self.patience_s = mjpeg, patience_s
         self._room = threading.Semaphore(most)
+        self._clients: set[socket.socket] = set()
         super().__init__(place, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for each connection, while there is room."""
         if self._room.acquire(blocking=False):
+            self._clients.add(request)
             super().process_request(request, client_address)
             return
         with suppress(OSError):
@@ -144,7 +156,14 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._clients.discard(request)
             self._room.release()
+
+    def let_go(self) -> None:
+        """End all connections: who sends or takes nothing would hold up the closing."""
+        for client in self._clients.copy():
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is no error."""
@@ -161,21 +180,35 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """One of the three addresses."""
         mjpeg = self.server.mjpeg
-        if self.path == "/":
+        path = self.path.partition("?")[0]
+        if path == "/":
             self._answer("text/html; charset=utf-8", PAGE)
-        elif self.path == "/frame.jpg":
-            self._answer("image/jpeg", mjpeg.next_jpeg(0)[1])
-        elif self.path == "/stream.mjpg":
+        elif path == "/frame.jpg":
+            if data := mjpeg.next_jpeg(0, self._gone)[1]:
+                self._answer("image/jpeg", data)
+        elif path == "/stream.mjpg":
             self._begin(f"multipart/x-mixed-replace; boundary={BOUNDARY}", None)
             number = 0
             while True:
-                number, data = mjpeg.next_jpeg(number)
+                number, data = mjpeg.next_jpeg(number, self._gone)
                 if not data:
                     return
                 head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                 self.wfile.write(head.encode() + data + b"\r\n")
         else:
             self.send_error(404)
+
+    def _gone(self) -> bool:
+        """Whether the client has closed the connection."""
+        self.connection.settimeout(0)
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            self.connection.settimeout(self.server.patience_s)
 
     def _answer(self, kind: str, data: bytes) -> None:
         self._begin(kind, len(data))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from eyas.video.target import hide_password
 
 log = logging.getLogger("eyas")
 TICK = Fraction(1, 90_000)  # the time base: 30, 25 and 30000/1001 frames a second are whole in it
+MOST_STEP_S = 20_000  # libav's mov reader loses all times after a longer frame (2^31 ticks)
 FRAGMENT_S = 2.0  # a key frame, and with it a new fragment, at least so often
 SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 SERVERS = {"rtmp": "flv", "rtmps": "flv", "rtsp": "rtsp"}
@@ -81,11 +83,18 @@ class VideoSink:
             expected = f"a file named {', '.join(SUFFIXES)}, or an address of {', '.join(SERVERS)}"
             raise SinkError(problem("video cannot go there", got=self.name, expected=expected, remedy=""))
         if self._is_file and sound_of and sound_of.path and _same(self.place, sound_of.path):
-            what, expected = "the video would be written over itself", "another file"
-            raise SinkError(problem(what, got=self.place, expected=expected, remedy=""))
+            raise SinkError(problem(_ITSELF, got=self.place, expected="another file", remedy=""))
         if not 0 < rate <= 1000:
             raise OptionError(problem("rate is out of range", got=rate, expected="0 to 1000", remedy=""))
         self.encoder = encoder or next((e for e in ENCODERS if e in self._av.codecs_available), "")
+        try:
+            self._av.Codec(self.encoder, "w")
+        except ValueError as error:
+            expected, remedy = "one of libav's in this PyAV", "Leave it out for libx264 or mpeg4."
+            raise OptionError(
+                problem("unknown encoder", got=repr(self.encoder), expected=expected, remedy=remedy)
+            ) from error
+        self._tick = Fraction(1, 60_000) if self.encoder == "mpeg4" else TICK  # MPEG-4 counts in 16 bits
         self._options = ENCODERS.get(self.encoder, {}) if options is None else options
         self.labels, self.line_width = labels, line_width
         self._source, self._step = sound_of, 1 / Fraction(rate).limit_denominator(1001)
@@ -108,6 +117,8 @@ class VideoSink:
         frame, result = prediction.frame, prediction.result
         if frame is None or result is None:
             return
+        if self._is_file and self._out is None and _same(self.place, frame.source_id):
+            raise SinkError(problem(_ITSELF, got=self.place, expected="another file", remedy=""))
         if not isinstance(result, self.holds):
             expected = " or ".join(kind.__name__ for kind in self.holds)
             what, got = f"{type(self).__name__} cannot draw the model's results", type(result).__name__
@@ -118,29 +129,41 @@ class VideoSink:
     def add(self, image: Image, pts_s: float | None = None) -> None:
         """Add a picture (uint8 BGR) that is shown at pts_s seconds; None: one step after the last.
 
-        Times that do not rise are moved to one tick (1/90000 s) after the last. Raises SinkError.
+        Times that do not rise are moved to one tick (1/90000 s) after the last; in mp4 and mov the last picture is
+        repeated each 20 000 s until then. Raises SinkError.
         """
         if self._closed:
             raise SinkError(problem("the video is closed", got="another frame", expected="none", remedy=""))
+        if pts_s is not None and not (math.isfinite(pts_s) and (self._last is not None or pts_s >= 0)):
+            expected = "seconds from the beginning, 0 or more"
+            raise SinkError(problem("a frame's time is out of range", got=pts_s, expected=expected, remedy=""))
+        image = checked(image)
         if self._out is None:
             self._open(*image.shape[:2])
         assert self.size  # noqa: S101 - _open sets it
-        step = round(self._step / TICK)
-        ticks = (0 if self._last is None else self._last + step) if pts_s is None else round(pts_s / TICK)
+        step = round(self._step / self._tick)
+        ticks = (0 if self._last is None else self._last + step) if pts_s is None else round(pts_s / self._tick)
         if self._last is not None:
             ticks = max(ticks, self._last + 1)
+            most = round(MOST_STEP_S / self._tick)
+            while self._format in ("mp4", "mov") and ticks - self._last > most:
+                self._encode(self._last + most)
         # OpenCV's conversion rounds, where swscale's quick one cuts off; fresh memory costs more than it.
         self._planes = cv2.cvtColor(fitted(image, self.size), cv2.COLOR_BGR2YUV_I420, self._planes)
+        self._encode(ticks)
+        self.frames += 1
+
+    def _encode(self, ticks: int) -> None:
+        """Write the picture in `_planes`."""
         frame = self._av.VideoFrame.from_ndarray(self._planes, format="yuv420p")
         frame.colorspace, frame.color_range = _BT601, 1
-        frame.pts, frame.time_base = ticks, TICK
-        if self._last is None or (ticks - self._key_at) * TICK >= FRAGMENT_S:
+        frame.pts, frame.time_base = ticks, self._tick
+        if self._last is None or (ticks - self._key_at) * self._tick >= FRAGMENT_S:
             frame.pict_type = self._av.video.frame.PictureType.I
             self._key_at = ticks
         self._last = ticks
         with self._refusals():
-            self._thread.submit(self._mux, frame, ticks * TICK).result()
-        self.frames += 1
+            self._thread.submit(self._mux, frame, ticks * self._tick).result()
 
     def close(self) -> None:
         """Finish the file; a second call does nothing. Raises SinkError."""
@@ -148,7 +171,7 @@ class VideoSink:
         if closed or self._out is None:
             return
         try:
-            end_s = ((self._last or 0) + round(self._step / TICK)) * TICK
+            end_s = ((self._last or 0) + round(self._step / self._tick)) * self._tick
             with self._refusals():
                 self._thread.submit(self._finish, end_s).result()
         finally:
@@ -168,10 +191,23 @@ class VideoSink:
             self.close()
 
     def _open(self, height: int, width: int) -> None:
+        try:
+            self._begin(height, width)
+        except BaseException:  # nothing has been written that `close` could finish
+            for part in (self._sound, self._file):
+                if part:
+                    part.close()
+            self._out = self._sound = self._file = None
+            raise
+
+    def _begin(self, height: int, width: int) -> None:
         self.size = height + height % 2, width + width % 2
         source = self._source
         if source and source.path and source.start_s is not None:
-            self._sound = Sound.of(source.path, source.start_s)
+            try:
+                self._sound = Sound.of(source.path, source.start_s)
+            except (self._av.FFmpegError, OSError) as error:
+                log.warning("%s: the sound of %s cannot be read (%s): left out", self.name, source.path, error)
         with self._refusals():
             if self._is_file:
                 make_folder(Path(self.place).parent)
@@ -211,7 +247,7 @@ class VideoSink:
         height, width = self.size
         self._stream = self._out.add_stream(self.encoder, rate=rate, width=width, height=height, pix_fmt="yuv420p")
         context = self._stream.codec_context
-        context.time_base = TICK if self.encoder != "mpeg4" else Fraction(1, 60_000)  # MPEG-4 counts in 16 bits
+        context.time_base = self._tick
         context.gop_size = 600
         context.colorspace, context.color_range = _BT601, 1
         context.color_primaries = context.color_trc = _BT601
@@ -244,6 +280,18 @@ class VideoSink:
             remedy = "Check the place, who may write there, and the free space."
             expected = f"a place for {self.encoder} in {self._format}"
             raise SinkError(problem(f"cannot write {self.name}", got=got, expected=expected, remedy=remedy)) from error
+
+
+_ITSELF = "the video would be written over itself"
+
+
+def checked(image: Image) -> Image:
+    """`image`, if it is one on the host: uint8 BGR [H, W, 3], at least 1 × 1. Raises SinkError."""
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
+        return image
+    got = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+    expected, remedy = "numpy uint8 [height, width, 3] in BGR order", "For grey: cv2.cvtColor; for a Frame: its pixels."
+    raise SinkError(problem("this is no picture to show", got=got, expected=expected, remedy=remedy))
 
 
 class _File(io.FileIO):

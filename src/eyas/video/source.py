@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from types import TracebackType
@@ -127,13 +128,20 @@ def open_video(
     gpu = _gpu(decode, device)
     target = target_of(source)
 
-    def connect() -> Opened:
+    def connect(begun: Callable[[Opened], None] | None = None) -> Opened:
         if target.kind == "pictures":
             if gpu is not None:
                 log.warning("%s: pictures of a row are decoded on the host", target.source_id)
             return PictureRow(target, Fraction(rate).limit_denominator(1001), max_pixels)
         return Connection(
-            target, timeout_s=timeout_s, max_pixels=max_pixels, allow_private=allow_private, raw=raw, live=live, gpu=gpu
+            target,
+            timeout_s=timeout_s,
+            max_pixels=max_pixels,
+            allow_private=allow_private,
+            raw=raw,
+            live=live,
+            gpu=gpu,
+            begun=begun,
         )
 
     opened = connect()
@@ -168,6 +176,8 @@ class PictureRow:
         self.start: Fraction | None = Fraction(0)
         self.announced = 0
         self._pictures = listed_pictures(target.where, max_pixels)
+        with suppress(ImageError):  # one that cannot be read is passed over in its turn
+            self._pictures[0].load()
         self.duration_s: float | None = float(len(self._pictures) / rate)
         self._step_s = 1 / rate
 
@@ -191,21 +201,33 @@ class PictureRow:
 
 
 class FileReader:
-    """Reads when asked. start_s: see `VideoSource`."""
+    """Reads when asked. start_s: see `VideoSource`. `close` may come from another thread than `next`."""
 
     def __init__(self, opened: Opened) -> None:
         self.tally = VideoStats()
         self.start_s: Fraction | None = None
         self._opened, self._frames = opened, self._read(opened)
+        self._reading, self._closed = threading.Lock(), False
 
     def next(self) -> VideoFrame:
         """The next frame. Raises StopIteration, SourceError."""
-        return next(self._frames)
+        try:
+            with self._reading:
+                return next(self._frames)
+        finally:
+            if self._closed:
+                self.close()
 
     def close(self) -> None:
-        """Let go of the source."""
-        self._frames.close()
-        self._opened.close()
+        """Let go of the source; while another thread is in `next`, that one does, as soon as its read ends."""
+        self._closed = True
+        self._opened.abort()
+        if self._reading.acquire(blocking=False):
+            try:
+                self._frames.close()
+                self._opened.close()
+            finally:
+                self._reading.release()
 
     def _read(self, opened: Opened) -> Generator[VideoFrame, None, None]:
         name, step, last = opened.target.source_id, 1 / (opened.rate or Fraction(25)), None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from eyas.errors import SourceError, problem
@@ -19,6 +20,7 @@ LIST_SUFFIXES = frozenset([".txt", ".streams"])
 WEB_SCHEMES = frozenset(["http", "https"])
 STREAM_SCHEMES = frozenset(["rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp"])
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_IN_PASSWORDS = "In a user's name or password, write / as %2F, # as %23, ? as %3F and [ as %5B."
 _PATTERN = re.compile(r"%(0\d+)?d")
 
 
@@ -69,19 +71,24 @@ def target_of(source: Any) -> Target:
 
 
 def _address(text: str, scheme: str) -> Target:
-    parts = urlsplit(text)
-    if scheme == "file":
-        return target_of(url2pathname(parts.path) or "file://")
-    if scheme not in WEB_SCHEMES | STREAM_SCHEMES or not parts.hostname:
-        expected = f"a host, and one of {', '.join(sorted(WEB_SCHEMES | STREAM_SCHEMES))}"
+    expected = f"a host, and one of {', '.join(sorted(WEB_SCHEMES | STREAM_SCHEMES))}"
+    try:
+        parts = urlsplit(text)
+        whole = bool(parts.path if scheme == "file" else parts.hostname) and (parts.port or 1) > 0
+    except ValueError as error:  # what it says may be part of a password
+        got, remedy = (f"{scheme}://…@…", _IN_PASSWORDS) if "@" in text else (text, "")
+        what, expected = "the address cannot be read", "host:port, with a port of 1 to 65535, or a host alone"
+        raise SourceError(problem(what, got=got, expected=expected, remedy=remedy)) from error
+    if scheme == "file" and whole:
+        return target_of(url2pathname(parts.path))
+    if scheme not in WEB_SCHEMES | STREAM_SCHEMES or not whole:
         raise SourceError(problem("the address cannot be used", got=hide_password(text), expected=expected, remedy=""))
     return Target("web" if scheme in WEB_SCHEMES else "stream", text, hide_password(text))
 
 
 def hide_password(url: str) -> str:
     """The address without the user's name and password, for messages and `source_id`."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return re.sub(r"(?<=://)[^/?#]*@", "", url, count=1)
 
 
 def listed_pictures(where: str, max_pixels: int) -> list[Picture]:
@@ -103,8 +110,9 @@ def listed_pictures(where: str, max_pixels: int) -> list[Picture]:
         raise SourceError(problem(f"{folder} cannot be listed", got=got, expected="a folder", remedy="")) from error
     numbered = sorted((int(m[1]), m[0]) for m in map(wanted.fullmatch, names) if m)
     if not numbered:
+        example = name[: found.start()] + found[0] % 1 + name[found.end() :]
         what, got = f"the pattern {where} matches nothing", f"{len(names)} other files"
-        raise SourceError(problem(what, got=got, expected=f"files like {name % 1}", remedy="Check the spelling."))
+        raise SourceError(problem(what, got=got, expected=f"files like {example}", remedy="Check the spelling."))
     return list(pictures([folder / n for _, n in numbered], max_pixels))
 
 
@@ -114,6 +122,9 @@ def listed_sources(file: str | os.PathLike[str]) -> list[str]:
     Relative paths are relative to the list's folder. Raises SourceError.
     """
     path = Path(file)
+    if path.suffix.lower() not in LIST_SUFFIXES:
+        what, got, expected = f"{path} is no list", f"a {path.suffix} file", " or ".join(sorted(LIST_SUFFIXES))
+        raise SourceError(problem(what, got=got, expected=expected, remedy="For one video, put it into a Python list."))
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -123,4 +134,10 @@ def listed_sources(file: str | os.PathLike[str]) -> list[str]:
     if not named:
         expected = "a path or an address a line"
         raise SourceError(problem(f"{path} names no source", got=f"{len(lines)} lines", expected=expected, remedy=""))
-    return [s if _SCHEME.match(s) or s == "-" or s.isdigit() else str(path.parent / s) for s in named]
+    return [s if _SCHEME.match(s) or s == "-" or s.isdigit() else _beside(path.parent, s) for s in named]
+
+
+def _beside(folder: Path, name: str) -> str:
+    """The path or glob `name` in `folder`, whose own name is no glob."""
+    is_glob = any(c in name for c in "*?[") and not (folder / name).exists()
+    return str((Path(glob.escape(str(folder))) if is_glob else folder) / name)

@@ -17,12 +17,13 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from eyas.errors import SourceError, problem
 from eyas.video.target import WEB_SCHEMES, hide_password
 
 Connect = Callable[[str, int, float, "ssl.SSLContext | None"], socket.socket]
+_PLAIN = "%!$&'()*+,;=:@/?"  # what stands in a path or query as it is (RFC 3986, 3.3 and 3.4)
 _PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443}
 
 
@@ -53,7 +54,7 @@ class Reach:
             problem(
                 f"{host} is not to be reached",
                 got=f"the private address {ip}, port {port}",
-                expected="a public address" + "" if self.allow_private is False else ", or the one that was named",
+                expected="a public address" + ("" if self.allow_private is False else ", or the one that was named"),
                 remedy="If it is meant, allow_private=True lets playlists, redirects and names lead there.",
             )
         )
@@ -71,7 +72,10 @@ class Reach:
 
 
 def _resolve(host: str, port: int) -> list[tuple[str, int]]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError(f"{host!r} is no name of a host") from error
     return list(dict.fromkeys((str(address[0]), port) for *_, address in found))
 
 
@@ -85,11 +89,14 @@ class Web:
     """Opens addresses as files for libav. `abort` ends whatever waits, from another thread.
 
     timeout_s: of connecting and of each read. refused: the first SourceError that libav may have swallowed.
+    size: of what was opened first, in bytes; None where its server does not say.
     """
 
     def __init__(self, reach: Reach, timeout_s: float) -> None:
         self.reach, self.timeout_s = reach, timeout_s
         self.refused: SourceError | None = None
+        self.size: int | None = None
+        self._first = True
         self.deadline_s = monotonic() + timeout_s
         self.aborted = False
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -115,6 +122,8 @@ class Web:
                     problem(what, got=f"{hide_password(url)} ({scheme or 'a file'})", expected=expected, remedy="")
                 )
             file = WebFile(self, url)
+            if self._first:
+                self._first, self.size = False, file.size
             self._files.add(file)
             return file
         except SourceError as error:
@@ -130,7 +139,8 @@ class Web:
     def request(self, url: str, start: int) -> http.client.HTTPResponse:
         """The answer to a GET from byte `start` on. Raises SourceError."""
         parts = urlsplit(url)
-        plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
+        path, query = quote(parts.path, safe=_PLAIN), quote(parts.query, safe=_PLAIN)
+        plain = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, query, ""))
         opener = urllib.request.OpenerDirector()
         passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
         if parts.username is not None:
@@ -166,6 +176,9 @@ class Web:
         if tls:
             sock = tls.wrap_socket(sock, server_hostname=host)
         self._sockets.add(sock)
+        if self.aborted:  # `abort` may have looked before this one was there
+            sock.close()
+            raise OSError("closed")
         return sock
 
 
