@@ -1,6 +1,7 @@
 """PyNvVideoCodec on the host: libav decodes, into surfaces that the next call overwrites, on a stream of `fake_cuda`.
 
-As NVDEC it reads plain streams only (Annex B) and takes no pictures larger than the first one's.
+As NVDEC it reads plain streams only (Annex B), takes no pictures larger than the first one's, and scales smaller ones
+to that size.
 """
 
 from __future__ import annotations
@@ -75,6 +76,10 @@ class PyNvDecoder:
         for surface in self._surfaces:
             self._stream.enqueue(lambda surface=surface: surface.fill(0xEE))
         data = ctypes.string_at(packet.bsl_data, packet.bsl) if packet.bsl else b""
+        self._library.fed += bool(data)
+        if data and self._library.fed > self._library.breaks_after:
+            self._library.machine.lost = self._library.code
+            raise PyNvVCException("an error of the decoder")
         assert not data or bool(packet.decode_flag) == self._at_once
         if data and not data.startswith(START_CODES):
             raise PyNvVCException("no start code")
@@ -91,7 +96,8 @@ class PyNvDecoder:
         if data and (size[0] > self._most[0] or size[1] > self._most[1]):
             self._late = frames
             raise PyNvVCException("the picture has grown")
-        return [self._lent(frame) for frame in frames if (frame.height, frame.width) <= self._most]
+        height, width = self._most
+        return [self._lent(f.reformat(width, height)) for f in frames if (f.height, f.width) <= self._most]
 
     def _lent(self, frame: Any) -> DecodedFrame:
         size = frame.height, frame.width
@@ -104,7 +110,10 @@ class PyNvDecoder:
 
 
 class FakeNvVideo:
-    """The module. opened: the arguments of each decoder; refuses: makes no more."""
+    """The module. opened: the arguments of each decoder; refuses: makes no more.
+
+    fed: packets so far; those beyond breaks_after are refused. code: the driver's from then on.
+    """
 
     UNTIMED = -(1 << 63)
     PyNvVCException, PyNvVCExceptionUnsupported = PyNvVCException, PyNvVCExceptionUnsupported
@@ -116,6 +125,7 @@ class FakeNvVideo:
 
     def __init__(self, machine: Machine) -> None:
         self.machine, self.opened, self.refuses = machine, [], False
+        self.fed, self.breaks_after, self.code = 0, 1 << 30, 0
 
     def CreateDecoder(self, **wanted: Any) -> PyNvDecoder:
         self.opened.append(wanted)

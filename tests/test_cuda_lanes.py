@@ -6,6 +6,7 @@ import ctypes
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from fake_cuda import CUresult, Machine, machine
 from eyas.cuda.device import CudaDevice, open_device
 from eyas.cuda.graph import captured, captured_sizes, fitting
 from eyas.cuda.lane import HostLane, LanedEngine, sizes
-from eyas.cuda.memory import Block, copy, is_pinned, new_array, pinned
+from eyas.cuda.memory import Block, copy, device_image, is_pinned, new_array, pinned
 from eyas.cuda.stages import DeviceStages
-from eyas.errors import BackendError, OptionError
+from eyas.errors import BackendError, OptionError, SourceError
 from eyas.graph.head import HeadSpec
 from eyas.graph.surgery import IMAGES, THRESHOLDS
 from eyas.source import pictures
@@ -389,3 +390,17 @@ def test_a_lane_is_free_again_after_a_failure(stages: DeviceStages, machine: Mac
             seen(stages, memory, [frame(1)])
         machine.lost = 0
     assert_seen(seen(stages, memory, [frame(9)]), [9])
+
+
+@pytest.mark.parametrize(("row", "taken"), [(64, True), (15, True), (-15, False)])
+def test_rows_from_the_last_to_the_first_cannot_be_borrowed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, row: int, taken: bool
+):
+    view = SimpleNamespace(device_id=0, shape=(4, 5, 3), strides=(row, 3, 1), dtype=np.dtype(np.uint8), ptr=4096)
+    library = SimpleNamespace(StridedMemoryView=SimpleNamespace(from_any_interface=lambda array, stream_ptr: view))
+    monkeypatch.setattr("eyas.cuda.memory.need", lambda module, extra: library)
+    if taken:
+        assert device_image(object(), "an array").row_bytes == row
+        return
+    with pytest.raises(SourceError, match=r"is not an image on a GPU: got uint8 \[4, 5, 3\], strides \[-15, 3, 1\]"):
+        device_image(object(), "an array")

@@ -20,6 +20,7 @@ from test_trt_predict import SIDE, model, path, worlds
 import eyas
 from eyas.cuda import memory as cuda_memory
 from eyas.cuda.device import why_missing
+from eyas.cuda.video import parameter_sets, sequence_of
 from eyas.errors import BackendError, EyasError, OptionError
 from eyas.tracking.draw import Painter
 from eyas.types import DeviceImage
@@ -141,12 +142,92 @@ def test_broken_bytes_are_passed_over(tmp_path: Path, nvvideo: FakeNvVideo):
     assert [number(f.pixels) for f in frames[:40]] == [i % RING for i in range(40)]
 
 
+def test_a_first_packet_that_is_broken_takes_no_other_with_it(tmp_path: Path, nvvideo: FakeNvVideo):
+    whole = write(tmp_path / "w.mp4", constant(30), gop=10)
+    with clips.av.open(str(whole)) as container:
+        first = next(container.demux(video=0))
+        at, size = first.pos, first.size
+    data = bytearray(whole.read_bytes())
+    data[at : at + size] = b"\x7f" * size  # lengths that point beyond the packet
+    path = tmp_path / "b.mp4"
+    path.write_bytes(data)
+    with open_video(path, decode="gpu") as video:
+        found = [number(f.pixels) for f in video]
+    assert found[-20:] == [i % RING for i in range(10, 30)]
+    assert video.stats.broken > 0
+
+
+def test_a_stream_that_begins_with_an_i_picture_that_is_no_idr(tmp_path: Path, nvvideo: FakeNvVideo):
+    from test_video_source import copied
+
+    how = {"x264-params": "open-gop=1:bframes=2:b-adapt=0:keyint=10:min-keyint=10:scenecut=0:log-level=-1"}
+    whole = write(tmp_path / "w.mp4", constant(40), options=how, gop=10)
+    with clips.av.open(str(whole)) as container:
+        keys = [i for i, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
+    host, gpu = both(copied(whole, tmp_path / "cut.mp4", first=keys[1]))
+    assert len(gpu) > 20
+    assert_alike(host, gpu)
+
+
+@pytest.mark.parametrize(
+    ("extradata", "sets"),
+    [
+        (b"\1\x42\0\x1e\xff\xe1\0\2\x67a\2\0\2\x68b\0\1\x68", b"\0\0\0\1ga\0\0\0\1hb\0\0\0\1h"),
+        (b"\1\x42\0\x1e\xff\xe1\0", b"\0\0\0\1"),
+        (b"\0\0\0\1ga", b"\0\0\0\1ga"),
+        (None, b""),
+    ],
+)
+def test_the_parameter_sets_of_a_container(extradata: bytes | None, sets: bytes):
+    assert parameter_sets(extradata, "H264") == sets
+
+
+def test_those_of_h265_stand_before_the_pictures_already():
+    assert parameter_sets(b"\1\1\x60\0\0\0", "HEVC") == b""
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"), [("libx264", {"crf": "10", "bf": "2"}), ("libx265", {"x265-params": "log-level=none"})]
+)
+def test_sets_that_only_the_head_of_the_file_has(
+    tmp_path: Path, nvvideo: FakeNvVideo, codec: str, options: dict[str, str]
+):
+    assert_alike(*both(write(tmp_path / "a.nut", constant(30), codec=codec, options=options)))
+
+
+def test_the_sequence_of_a_packet_is_found_between_its_other_units():
+    data = b"\0\0\0\1\x09\x10\0\0\0\1\x67abc\0\0\1\x68d\0\0\1\x65\x67"
+    assert sequence_of(data, "H264") == [b"\x67abc"]
+    assert sequence_of(b"\0\0\1\x40\1v\0\0\1\x42\1s\0\0\0\1\x26\1", "HEVC") == [b"\x42\1s"]
+
+
+def test_pictures_before_a_packet_that_the_decoder_refuses_are_not_lost(tmp_path: Path, nvvideo: FakeNvVideo):
+    nvvideo.breaks_after = 25
+    path = write(tmp_path / "a.mp4", constant(40), options={"bf": "2", "crf": "10"})
+    with open_video(path, decode="gpu") as video:
+        found = [number(f.pixels) for f in video]
+    assert found == [i % RING for i in range(len(found))]
+    assert len(found) >= 24, "those that wait for others too"
+    assert video.stats.broken == 15
+
+
+def test_a_gpu_that_goes_on_the_way_is_an_error_and_no_broken_packet(tmp_path: Path, nvvideo: FakeNvVideo):
+    nvvideo.breaks_after, nvvideo.code = 25, 214
+    with (
+        open_video(write(tmp_path / "a.mp4", constant(40)), decode="gpu") as video,
+        pytest.raises(BackendError, match="decodes no more: got CUDA_ERROR_ECC_UNCORRECTABLE"),
+    ):
+        list(video)
+    assert video.stats.broken == 0
+
+
 @pytest.mark.parametrize(
     ("name", "how", "why"),
     [
         ("a.mkv", {"codec": "ffv1"}, "the codec ffv1 is none of h264, hevc"),
         ("a.mp4", {"pixel_format": "yuv444p"}, "its pixels are yuv444p"),
         ("a.mp4", {"rotate": 90}, "it is turned or mirrored"),
+        ("a.mp4", {"options": {"x264-params": "tff=1:log-level=-1"}}, "it is interlaced"),
     ],
 )
 def test_what_the_gpu_cannot_decode_stays_on_the_host(
@@ -257,11 +338,38 @@ def test_a_tracked_video_never_leaves_the_gpu_but_to_be_looked_at(
     ],
 )
 def test_a_real_gpu_gives_the_hosts_frames(tmp_path: Path, name: str, codec: str, options: dict[str, str]):
-    if reason := why_missing():
-        pytest.skip(f"needs a GPU: {reason}")
-    for needed in ("cuda.core", "PyNvVideoCodec"):
-        pytest.importorskip(needed, reason="the extra `pynvvideocodec` is not installed")
+    _need_a_gpu()
     size = (360, 640)
     images = [image for image in colourful(30, size) for _ in range(2)]
     path = write(tmp_path / name, clips.mixed(60), images=images, size=size, codec=codec, options=options)
     assert_alike(*both(path))
+
+
+def test_a_real_gpu_follows_a_size_that_grows_and_shrinks(tmp_path: Path):
+    _need_a_gpu()
+    sizes = [(240, 320), (480, 640), (240, 320)]
+    parts = [write(tmp_path / f"{i}.ts", constant(10), size=s, options={"bf": "2"}) for i, s in enumerate(sizes)]
+    whole = tmp_path / "all.ts"
+    whole.write_bytes(b"".join(p.read_bytes() for p in parts))
+    with open_video(whole, decode="gpu") as video:
+        frames = list(video)
+    assert [f.size for f in frames] == [s for s in sizes for _ in range(10)]
+    assert [number(f.pixels) for f in frames] == [*range(10)] * 3
+
+
+def test_a_real_gpu_gives_live_pictures_their_times(tmp_path: Path):
+    _need_a_gpu()
+    path = write(tmp_path / "a.mp4", constant(20), size=(240, 320), options={"bf": "0", "preset": "ultrafast"})
+    with open_video(path) as video:
+        host = [(number(f.image), f.pts_s) for f in video]
+    with open_video(path, live=True, decode="gpu", reconnect=False) as video:
+        gpu = [(number(f.pixels), f.pts_s) for f in video]
+    assert len(gpu) > 0
+    assert set(gpu) <= set(host)
+
+
+def _need_a_gpu() -> None:
+    if reason := why_missing():
+        pytest.skip(f"needs a GPU: {reason}")
+    for needed in ("cuda.core", "PyNvVideoCodec"):
+        pytest.importorskip(needed, reason="the extra `pynvvideocodec` is not installed")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_trt
 import numpy as np
 import onnx
 import pytest
+from fake_cuda import Machine, machine
 from fake_trt import NamedParserError, ParserError, Tensor
 from onnx import TensorProto, helper, numpy_helper
 
@@ -19,7 +21,10 @@ from eyas.trt import builder, caches, device, targets
 from eyas.trt.builder import build_plan
 from eyas.trt.device import Gpu
 from eyas.trt.edition import Edition
+from eyas.trt.profiles import batches_of
 from eyas.types import BuildSpec
+
+__all__ = ["machine"]
 
 HERE = Gpu(0, "NVIDIA Test 1", (8, 9))
 VERSIONS = ("8.6.1", "10.13.2", "11.0.0")
@@ -27,7 +32,7 @@ FREE = (Tensor("images", (-1, 8, 8, 3), np.uint8), Tensor("thresholds", (-1, 2))
 
 
 @pytest.fixture(autouse=True)
-def _a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: Machine) -> None:
     monkeypatch.setenv("EYAS_CACHE", str(tmp_path / "cache"))
     for module in (device, targets):
         monkeypatch.setattr(module, "gpus", lambda: ((HERE,), ""))
@@ -189,6 +194,12 @@ def test_each_batch_size_gets_a_profile_that_reaches_down_to_the_one_before(
     assert profiles(built(version, BuildSpec("fp32", batch, options=options))) == [profile(*b) for b in wanted]
 
 
+@pytest.mark.parametrize(("named", "least"), [([2, 32], 2), ([8], 4), (None, 4)])
+def test_the_one_profile_of_rtx_holds_every_batch_size_that_is_named(named: list[int] | None, least: int):
+    spec = BuildSpec("fp32", (4, 8, 32), options={"sizes": named} if named else {})
+    assert batches_of(spec, tuned=False) == [(least, 8, 32)]
+
+
 def test_shapes_that_are_given_are_one_profile():
     shapes = {n: tuple((b, *rest) for b in (2, 4, 6)) for n, rest in (("images", (8, 8, 3)), ("thresholds", (2,)))}
     trt = built("10.13.2", BuildSpec("fp32", (1, 8, 32), options={"shapes": shapes}))
@@ -303,6 +314,16 @@ def test_tensorrt_needs_a_gpu_to_build(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(device, "gpus", lambda: ((), "no NVIDIA driver"))
     with pytest.raises(BackendError, match=r"TensorRT 10\.13\.2 cannot run here: got no NVIDIA driver"):
         built("10.13.2", BuildSpec("fp32"))
+
+
+def test_the_gpu_that_is_named_is_the_one_that_is_built_for(monkeypatch: pytest.MonkeyPatch):
+    trt = fake_trt.fake("10.13.2", inputs=FREE)
+    for module in (device, targets):
+        monkeypatch.setattr(module, "gpus", lambda: ((HERE, Gpu(1, "NVIDIA Test 2", (9, 0))), ""))
+    opened = lambda index: SimpleNamespace(use=lambda: trt.calls.append(("use", index)))  # noqa: E731
+    monkeypatch.setattr(builder, "open_device", opened)
+    build_plan(Edition.of(trt), model(), BuildSpec("fp32", device="cuda:1"))
+    assert trt.calls[0] == ("use", 1)
 
 
 # ---- timing cache ----

@@ -185,7 +185,8 @@ def device_image(array: object, name: str) -> DeviceImage:
         raise SourceError(problem(f"{name} cannot be borrowed", got=error, expected=expected, remedy="")) from error
     shape, dtype = tuple(view.shape), np.dtype(view.dtype)
     strides = tuple(view.strides or (prod(shape[i + 1 :]) for i in range(len(shape))))
-    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not prod(shape) or strides[1:] != (3, 1):
+    packed = strides[1:] == (3, 1) and strides[0] >= 0  # rows upside down lie before their address: no copy finds them
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not prod(shape) or not packed:
         raise SourceError(
             problem(
                 f"{name} is not an image on a GPU",

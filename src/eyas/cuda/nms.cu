@@ -17,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(512) nms(
     const float* mine = table + (long long)image * K * WIDTH;
     const float* ranks = order + (long long)image * K;
     const float iou = limits[image * 2 + 1];
-    if (t < K) score[t] = mine[t * WIDTH + 4];
+    if (t < K) score[t] = fmaxf(mine[t * WIDTH + 4], -1.f);  // NaN, which has no place in an order, is −1
     __syncthreads();
     int place = 0;
     const float s = t < K ? score[t] : 0.f, r = t < K ? ranks[t] : 0.f;

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from eyas.cuda.device import CudaDevice, open_device
+from eyas.cuda.device import CudaDevice, cuda_errors, open_device
 from eyas.cuda.letterbox import LetterboxKernel, Nv12, Source
 from eyas.cuda.memory import Block, fetched
 from eyas.errors import BackendError, problem
@@ -66,12 +66,18 @@ class GpuDecoder:
         if why is None:
             try:
                 self._chosen = NvDecoder(self._device, self._library, self._stream, frames[0], self._low_delay)
-                return [found for packet in held for found in _now(self._chosen.decode(packet))]
+                return [found for packet in held for found in self._again(self._chosen, packet)]
             except BrokenPacket as error:  # at the very beginning: not one that it knows
                 why = str(error)
         log.warning("%s: %s; it is decoded on the host", self._name, why)
         self._chosen = self._host
         return self._host.told(frames)
+
+    def _again(self, decoder: NvDecoder, packet: Any) -> list[Decoded]:
+        """A packet that the host has had; one that libav's filter refuses was refused and counted then."""
+        with suppress(pyav().FFmpegError):
+            return _now(decoder.decode(packet))
+        return []
 
     def close(self) -> None:
         """See `Decoder`."""
@@ -111,7 +117,37 @@ def unfit(codec: str, frame: Any) -> str | None:
         return f"its colours have the matrix {int(frame.colorspace)}, not BT.601 or BT.709"
     if any(turn_of(frame)):
         return "it is turned or mirrored"
+    if frame.interlaced_frame:
+        return "it is interlaced, which NVDEC would not leave woven"
     return None
+
+
+def parameter_sets(extradata: bytes | None, codec: str) -> bytes:
+    """A container's parameter sets as a plain stream. codec: NVDEC's name.
+
+    Extradata is such a stream, or for H.264 an avcC record (ISO/IEC 14496-15, 5.3.3.1.2), whose sets libav's filter
+    puts before IDR pictures only. (It puts H.265's before each picture that one can begin with: nothing is left to do.)
+    """
+    data, at, found = extradata or b"", 5, b""
+    if data.startswith((b"\0\0\1", b"\0\0\0\1")):
+        return data
+    if codec != "H264" or data[:1] != b"\1":
+        return b""
+    for mask in (0x1F, 0xFF):  # the number of SPS, then of PPS
+        count, at = int.from_bytes(data[at : at + 1]) & mask, at + 1
+        for _ in range(count):
+            end = at + 2 + int.from_bytes(data[at : at + 2])
+            found, at = found + b"\0\0\0\1" + data[at + 2 : end], end
+    return found
+
+
+def sequence_of(data: bytes, codec: str) -> list[bytes]:
+    """The sequence parameter sets, which hold the size, in a packet of a plain stream. codec: NVDEC's name.
+
+    Types of NAL units: ITU-T H.264, table 7-1, and H.265, table 7-1.
+    """
+    units = [unit.rstrip(b"\0") for unit in data.split(b"\0\0\1")[1:]]
+    return [u for u in units if u and (u[0] & 31 == 7 if codec == "H264" else u[0] >> 1 == 33)]
 
 
 class NvDecoder:
@@ -123,13 +159,16 @@ class NvDecoder:
         self._device, self._library, self._time_base = device, library, stream.time_base
         self._codec, filter_name = CODECS[stream.codec_context.name]
         self._plain = pyav().bitstream.BitStreamFilterContext(filter_name, stream)
+        self._sets = parameter_sets(stream.codec_context.extradata, self._codec)
         self._matrix, self._full = MATRICES[int(first.colorspace)], int(first.color_range) == FULL_RANGE
         # Without B frames each picture can be had as soon as its packet is there.
         self._at_once = low_delay and not stream.codec_context.has_b_frames
         self._on = device.stream()
         self._left_out: set[int] = set()
+        self._late: list[Decoded] = []  # of a decoder that is no more
+        self._sequence: list[bytes] = []
         self._kernel: tuple[tuple[int, int], LetterboxKernel] | None = None
-        self._decoder = self._new()
+        self._decoder, self._begins = self._new(), True
 
     def _new(self) -> Any:
         library = self._library
@@ -156,31 +195,59 @@ class NvDecoder:
         if packet.is_discard and packet.pts is not None:
             self._left_out.add(packet.pts)
         empty = packet.size == 0
-        found = [f for plain in self._plain.filter(None if empty else packet) for f in self._feed(plain, plain.pts)]
+        found: list[Decoded] = []
+        for plain in self._plain.filter(None if empty else packet):
+            if plain.is_keyframe:
+                self._renew(sequence_of(bytes(plain), self._codec))
+            found += self._feed(plain, plain.pts)
         if empty:
             found += self._feed(b"", None)
         return found
 
+    def _renew(self, sequence: list[bytes]) -> None:
+        """A new decoder where the sequence is another than before: the old one would scale to its own size."""
+        if sequence and self._sequence and sequence != self._sequence:
+            self._flush()
+            self._sets = b""
+        self._sequence = sequence or self._sequence
+
+    def _flush(self) -> None:
+        """Keep what the decoder still has, and begin with a new one."""
+        with suppress(*self._errors):
+            self._late += _now(self._told(self._decode(b"", None)))
+        self._decoder, self._begins = self._new(), True
+
     def _feed(self, data: Any, pts: int | None) -> list[Decoded]:
-        """The pictures that come of some bytes; none of them: of what is left. Raises BrokenPacket."""
+        """The pictures that come of some bytes; none of them: of what is left.
+
+        Raises BrokenPacket; BackendError where the GPU itself has failed.
+        """
+        try:
+            frames = self._decode(data, pts)
+        except self._errors:  # such as pictures that have grown, if no key frame said so
+            with cuda_errors(f"GPU {self._device.index} decodes no more"):
+                self._on.sync()
+            self._flush()
+            try:
+                frames = self._decode(data, pts)
+            except self._errors as error:
+                raise BrokenPacket(str(error)) from error
+        told, late, self._late = self._told(frames), self._late, []
+        return [*late, *told]
+
+    def _decode(self, data: Any, pts: int | None) -> Sequence[Any]:
+        """What the library gives for some bytes."""
+        if self._begins and data:
+            data, self._begins = bytes(data), False
+            data = data if sequence_of(data, self._codec) else self._sets + data
         pixels = np.frombuffer(data, np.uint8)
         packet = self._library.PacketData()
         packet.bsl, packet.bsl_data = pixels.size, pixels.ctypes.data if pixels.size else 0
         packet.pts = UNTIMED if pts is None else pts
         if self._at_once:
             packet.decode_flag = int(self._library.VideoPacketFlag.ENDOFPICTURE)
-        left: list[Decoded] = []
-        try:
-            frames = self._decoder.Decode(packet)
-        except self._errors:  # such as pictures that have grown
-            with suppress(*self._errors):
-                left = _now(self._told(self._decoder.Decode(self._library.PacketData())))
-            self._decoder = self._new()
-            try:
-                frames = self._decoder.Decode(packet)
-            except self._errors as error:
-                raise BrokenPacket(str(error)) from error
-        return [*left, *self._told(frames)]
+        frames: Sequence[Any] = self._decoder.Decode(packet)
+        return frames
 
     def _told(self, frames: Sequence[Any]) -> list[Decoded]:
         return [found for frame in frames if (found := self._one(frame)) is not None]

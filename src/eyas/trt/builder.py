@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from eyas.cuda.device import open_device
 from eyas.errors import OptionError, problem
 from eyas.trt import caches
 from eyas.trt.device import usable_gpu
@@ -43,7 +44,7 @@ def build_plan(edition: Edition, model: onnx.ModelProto, spec: BuildSpec, weight
     options = Options.of(spec)
     targets = targets_of(edition, spec)
     if not edition.rtx or "current" in targets or options.refit or options.strip:
-        usable_gpu(edition, spec.device)
+        open_device(usable_gpu(edition, spec.device).index).use()  # TensorRT builds for the thread's current device
     trt, start = edition.trt, time.perf_counter()
     wanted, folded = spec, None
     if weights is not None:

@@ -23,7 +23,7 @@ def batches_of(spec: BuildSpec, tuned: bool) -> list[Batches]:
     """
     named, low = sizes(spec, None), spec.batch[0]
     if not tuned:
-        return [spec.batch]
+        return [(min(low, named[0]), *spec.batch[1:])]
     return [(min(low, size) if i == 0 else named[i - 1] + 1, size, size) for i, size in enumerate(named)]
 
 
