@@ -509,6 +509,13 @@ def test_a_wrong_rules_file_is_refused(tmp_path: Path, content: object, message:
     assert "rules.json" in str(refused.value)
 
 
+def test_a_key_that_comes_twice_is_refused(tmp_path: Path):
+    path = tmp_path / "rules.json"
+    path.write_text('{"tolerance_s": 2, "lines": [{"name": "a", "start": [0, 0], "end": [9, 9]}], "lines": []}')
+    with pytest.raises(OptionError, match=r"rules\.json: .*a key occurs twice: got lines"):
+        read_rules(path)
+
+
 def test_a_missing_rules_file_is_refused(tmp_path: Path):
     with pytest.raises(OptionError, match=r"cannot be read: got .*none\.json"):
         read_rules(tmp_path / "none.json")

@@ -221,6 +221,9 @@ def test_one_file_for_two_streams_is_refused(track: Run, two: list[Path], flags:
         (["--csv", "x", "--jsonl", "x"], "two outputs have one file"),
         (["--save", "x.avi"], "video cannot go there: got x.avi"),
         (["--seconds", "0"], "--seconds is wrong"),
+        (["--tracker-option", "frame_rate=fast"], "the frame rate is wrong: got fast"),
+        (["--heatmap", "h.jpg"], "the heat map cannot go there: got h.jpg; expected a file named .png"),
+        (["--trace", "x", "--csv", "x"], "two outputs have one file"),
         (["--raw", "64"], "expected WIDTHxHEIGHT"),
         (["--serve", "web"], "expected PORT or HOST:PORT"),
     ],
@@ -238,8 +241,33 @@ def test_a_source_is_not_written_over(track: Run, two: list[Path]):
     before = two[0].read_bytes()
     code, _, err = track(*two, "--save", two[0].parent)
     assert code == 2
-    assert "a source would be written over" in err
+    assert "a file that is read would be written over" in err
     assert two[0].read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--jsonl", "--mot", "--trace"])
+def test_no_input_is_written_over(track: Run, clip: Path, tmp_path: Path, flag: str):
+    listed, rules, names = (tmp_path / name for name in ("all.streams", "rules.json", "names.txt"))
+    listed.write_text("clip.mp4\n")
+    rules.write_text("{}")
+    names.write_text("".join(f"class {i}\n" for i in range(80)))
+    for place in (clip, listed, rules, names):
+        before = place.read_bytes()
+        code, _, err = track(listed, "--rules", rules, "--names", names, flag, place)
+        assert code == 2
+        assert "a file that is read would be written over" in err
+        assert place.read_bytes() == before
+
+
+def test_no_picture_of_a_folder_is_written_over(track: Run, tmp_path: Path):
+    picture = tmp_path / "shots" / "0.png"
+    picture.parent.mkdir()
+    cv2.imwrite(str(picture), np.full((36, 64, 3), BRIGHT, np.uint8))
+    before = picture.read_bytes()
+    code, _, err = track(picture.parent, "--rate", 5, "--heatmap", picture)
+    assert code == 2
+    assert "a file that is read would be written over" in err
+    assert picture.read_bytes() == before
 
 
 def test_the_same_source_twice_is_refused(track: Run, clip: Path):

@@ -48,6 +48,10 @@ def test_columns_may_be_parted_by_blanks_and_lack_the_confidence(tmp_path: Path)
     assert (read.track_id.tolist(), read.confidence.tolist()) == ([7], [1.0])
 
 
+def test_a_comma_may_end_a_line_and_blanks_stand_beside_commas(tmp_path: Path):
+    assert len(read_mot(write(tmp_path, "1, 7, 1, 2, 3, 4, 1,\n2 , 7,\t1,2,3,4,1,-1,-1,-1\n1,8,1,2,3,4,\n"))) == 3
+
+
 def test_an_empty_file_holds_no_rows(tmp_path: Path):
     assert len(read_mot(write(tmp_path, ""))) == 0
 
@@ -62,6 +66,8 @@ def test_an_empty_file_holds_no_rows(tmp_path: Path):
         ("1,1,nan,2,3,4,1", "nan"),
         ("1,1,1e300,2,3,4,1", "1e300"),
         ("1,one,1,2,3,4,1", "one"),
+        ("1,1,,2,3,4,1", "1,1,,2"),
+        ("1,1,1,2,3,4,,1", "1,1,1,2,3,4,,1"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: str, got: str):

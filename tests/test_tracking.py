@@ -116,9 +116,10 @@ def test_boxes_that_cannot_be_followed_are_left_out(name: str):
 
 
 @every
-def test_a_confidence_that_is_no_number_is_left_out(name: str):
+@pytest.mark.parametrize("confidence", [np.nan, np.inf])
+def test_a_confidence_that_is_no_number_is_left_out(name: str, confidence: float):
     tracker = opened(name)
-    assert [ids(tracker.update(boxes(BOX, confidence=np.nan))) for _ in range(5)] == [[]] * 5
+    assert [ids(tracker.update(boxes(BOX, confidence=confidence))) for _ in range(5)] == [[]] * 5
 
 
 @every
@@ -190,9 +191,9 @@ def test_an_unknown_option_is_refused_with_those_that_there_are(name: str):
         opened(name, colour=1)
 
 
-@pytest.mark.parametrize("rate", [0, -1, np.nan, np.inf])
+@pytest.mark.parametrize("rate", [0, -1, np.nan, np.inf, "fast", True])
 @every
-def test_a_frame_rate_that_is_none_is_refused(name: str, rate: float):
+def test_a_frame_rate_that_is_none_is_refused(name: str, rate: Any):
     with pytest.raises(OptionError, match="frame rate"):
         opened(name, frame_rate=rate)
 

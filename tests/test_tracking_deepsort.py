@@ -325,11 +325,30 @@ def test_an_empty_frame_may_have_embeddings_of_no_length():
 
 
 @pytest.mark.parametrize(
-    "option", [{"n_init": 0}, {"max_age": 1.5}, {"budget": 0}, {"max_cosine_distance": -0.1}, {"min_confidence": 2}]
+    "option",
+    [
+        {"n_init": 0},
+        {"n_init": True},
+        {"max_age": 1.5},
+        {"max_age": 1_000_000},
+        {"budget": 0},
+        {"budget": 10**12},
+        {"max_cosine_distance": -0.1},
+        {"max_iou_distance": "wide"},
+        {"max_iou_distance": np.nan},
+        {"min_confidence": 2},
+        {"min_confidence": True},
+        {"per_class": "maybe"},
+    ],
 )
 def test_options_out_of_their_range_are_refused(option: dict[str, Any]):
     with pytest.raises(OptionError, match=f"{next(iter(option))} is wrong"):
         open_tracker("deepsort", **option)
+
+
+def test_options_may_be_numbers_of_numpy():
+    tracker = open_tracker("deepsort", n_init=np.int64(2), max_iou_distance=np.float32(0.5), frame_rate=np.float64(25))
+    assert [ids(tracker.update(boxes([A]), pts_s=i / 25)) for i in range(2)] == [[], [1]]
 
 
 def test_lost_frames_move_a_track_on_where_time_counts():

@@ -276,22 +276,42 @@ def _hang(show: Callable[[Image], None], wall: Wall, name: str, image: Image, pt
 
 
 def _files(args: argparse.Namespace, sources: Sequence[VideoSource], names: list[str]) -> dict[str, list[Path]]:
-    """The files of each stream, by flag. Raises OptionError where one would be written over a source."""
+    """The files of each stream, by flag. Raises OptionError where one would be written over what is read."""
     from eyas.tracking.output import files_for
 
     wanted = {flag: getattr(args, flag) for flag in PER_STREAM if getattr(args, flag)}
     files = {flag: files_for(f"--{flag}", place, names, PER_STREAM[flag]) for flag, place in wanted.items()}
-    singles = [p for p in (args.csv, args.jsonl, args.events) if p]
+    for place in files.get("heatmap", []):
+        if place.suffix.lower() != ".png":
+            expected = "a file named .png, or a folder"
+            raise OptionError(problem("the heat map cannot go there", got=place, expected=expected, remedy=""))
+    singles = [p for p in (args.csv, args.jsonl, args.events, args.trace) if p]
     places = [*singles, *(p for paths in files.values() for p in paths)]
-    read = {Path(s.path).resolve() for s in sources if s.path is not None}
+    read = _read(args, sources)
     for place in places:
         if place.resolve() in read:
-            what, expected = "a source would be written over", "another file or folder"
+            what, expected = "a file that is read would be written over", "another file or folder"
             raise OptionError(problem(what, got=str(place), expected=expected, remedy=""))
     if len({p.resolve() for p in places}) < len(places):
         what, got = "two outputs have one file", ", ".join(map(str, places))
         raise OptionError(problem(what, got=got, expected="a file for each", remedy=""))
     return files
+
+
+def _read(args: argparse.Namespace, sources: Sequence[VideoSource]) -> set[Path]:
+    """The files that the run reads: videos, pictures, lists of sources, models and what describes them."""
+    from contextlib import suppress
+
+    from eyas.errors import SourceError
+    from eyas.imagefile import MAX_PIXELS
+    from eyas.video.target import listed_pictures, target_of
+
+    paths = [*args.source, args.model, args.reid, args.rules, args.names, args.card, *(s.path for s in sources)]
+    for source in sources:
+        with suppress(SourceError):  # a camera, standard input
+            if target_of(source.source_id).kind == "pictures":
+                paths += [picture.source_id for picture in listed_pictures(source.source_id, MAX_PIXELS)]
+    return {Path(p).resolve() for p in paths if p}
 
 
 def _summary(args: argparse.Namespace, tallies: Any) -> None:

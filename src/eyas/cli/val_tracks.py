@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -68,9 +69,10 @@ def _judged(args: argparse.Namespace, options: Mapping[str, Any]) -> tuple[list[
         expected = "a folder of MOT sequences, a video, or --results FILE"
         raise OptionError(problem("the track task judges one thing", got=got, expected=expected, remedy=""))
     if args.results is not None:
-        if args.tracker:
-            expected = "--results alone: they are tracks already"
-            raise OptionError(problem("--tracker has no use", got="--results", expected=expected, remedy=""))
+        for flag in ("tracker", "conf", "iou"):
+            if getattr(args, flag) is not None:
+                expected = "--results alone: they are tracks already"
+                raise OptionError(problem(f"--{flag} has no use", got="--results", expected=expected, remedy=""))
         truth, result = _truth(_named(args.truth)), read_mot(args.results)
         if (result.track_id < 0).any():
             remedy = "These are detections; give them as a sequence's det.txt."
@@ -81,6 +83,11 @@ def _judged(args: argparse.Namespace, options: Mapping[str, Any]) -> tuple[list[
         if args.truth:
             remedy = "Leave --truth out."
             raise OptionError(problem("--truth has no use", got="a folder", expected=LAYOUT, remedy=remedy))
+        if args.iou is not None:
+            what, expected = "--iou has no use", "a video, in which a model detects"
+            raise OptionError(problem(what, got="a folder", expected=expected, remedy="Leave --iou out."))
+        if args.conf is not None and not math.isfinite(args.conf):  # MOT15's confidences are not 0 to 1
+            raise OptionError(problem("--conf is wrong", got=args.conf, expected="a finite number", remedy=""))
         return _folder(source, names, args.conf)
     if "://" not in args.model and not source.is_file():
         expected = "a folder of MOT sequences, or a video"

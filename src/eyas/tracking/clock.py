@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
+from typing import Any
 
 from eyas.errors import OptionError, problem
 
@@ -16,7 +18,9 @@ class Clock:
     """
 
     def __init__(self, frame_rate: float | None = None) -> None:
-        if frame_rate is not None and not (math.isfinite(frame_rate) and frame_rate > 0):
+        given: Any = frame_rate  # of a command's words, say
+        is_number = isinstance(given, Real) and given is not True
+        if given is not None and not (is_number and math.isfinite(given) and given > 0):
             expected = "pictures a second, over 0, or None to count updates"
             raise OptionError(problem("the frame rate is wrong", got=frame_rate, expected=expected, remedy=""))
         self._rate = frame_rate

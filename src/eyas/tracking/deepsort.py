@@ -21,6 +21,8 @@ from eyas.tracking.boxes import usable
 from eyas.tracking.clock import Clock
 from eyas.types import Image
 
+MOST = 100_000  # of n_init, max_age and budget: the steps of a gap and the rows of a gallery stay within reason
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -46,12 +48,20 @@ class Settings:
     def __post_init__(self) -> None:
         ranges = {"max_cosine_distance": 2, "max_iou_distance": 1, "min_confidence": 1}
         for name, most in ranges.items():
-            if not 0 <= getattr(self, name) <= most:
-                _refuse(name, getattr(self, name), f"0 to {most}")
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value <= most:
+                _refuse(name, value, f"0 to {most}")
         for name in ("n_init", "max_age", "budget"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                _refuse(name, value, "a whole number from 1")
+            if not _is_number(value, int, np.integer) or not 1 <= value <= MOST:
+                _refuse(name, value, f"a whole number, 1 to {MOST}")
+        per_class: Any = self.per_class
+        if not isinstance(per_class, bool):
+            _refuse("per_class", per_class, "true or false")
+
+
+def _is_number(value: object, *kinds: type) -> bool:
+    return isinstance(value, kinds or (int, float, np.number)) and not isinstance(value, bool)
 
 
 def _refuse(name: str, got: object, expected: str) -> None:

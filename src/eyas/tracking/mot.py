@@ -96,11 +96,11 @@ def read_mot(path: Path) -> MotTable:
 
 
 def _row(path: Path, number: int, line: str) -> list[float]:
-    cells = line.replace(",", " ").split()
+    cells = line.strip().removesuffix(",").split(",") if "," in line else line.split()
     try:
         row = [float(cell) for cell in cells[:7]]
     except ValueError as error:
-        raise DataError(_unfit(f"{path}, line {number}", str(error))) from error
+        raise DataError(_unfit(f"{path}, line {number}", repr(line[:80]))) from error
     row += [1.0] if len(row) == 6 else []
     whole = len(row) == 7 and np.isfinite(row).all() and row[0].is_integer() and row[1].is_integer()
     if not whole or row[0] < 1 or max(map(abs, row)) > _MOST or row[4] < 0 or row[5] < 0:

@@ -112,7 +112,7 @@ def read_rules(path: Path) -> Rules:
     Raises OptionError, with the file's name, for a file that cannot be read and all that is wrong in it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
         return _rules(content)
     except OptionError as error:
         raise OptionError(f"{path}: {error}") from error
@@ -150,6 +150,15 @@ def in_pixels(rule: Line | Zone, size: tuple[int, int]) -> NDArray[np.float64]:
             )
         )
     return points
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, which would otherwise keep the last of two values of a key and say nothing."""
+    names = [name for name, _ in pairs]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise _wrong("a key occurs twice", ", ".join(twice), "each key once in an object")
+    return dict(pairs)
 
 
 def _rules(content: object) -> Rules:
