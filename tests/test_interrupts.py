@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dis
-import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,117 +11,35 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import count, pairwise
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import pytest
 
 from eyas.batching import Batcher
-from eyas.cli.interrupts import Terminated, raised_between_hand_overs
 from eyas.video.overlap import WriteBehind, read_ahead
 
-SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
-STEPS = "def steps(number, seconds, done):\n signal.raise_signal(number)\n end = time.monotonic() + seconds\n"
-STEPS += " while time.monotonic() < end:\n" + "  sum(range(20))\n" * 9 + " done.append(1)\n"
+CASES = [
+    "a_hand_over_is_finished_first 2",
+    "a_hand_over_is_finished_first 15",
+    "other_code_is_left_at_once",
+    "a_wait_is_left 2",
+    "a_wait_is_left 15",
+    "a_hand_over_without_end_is_left_too",
+    "a_signal_at_the_very_end_counts",
+    "handlers_are_put_back",
+    "somebody_elses_alarm_rings",
+    "somebody_elses_ctrl_c_stays",
+    "other_threads_set_no_handlers",
+]
 
 
-def steps_in(module: str) -> Callable[..., None]:
-    """A function of that module that is signalled at its beginning, and then goes on for a while."""
-    place: dict[str, Any] = {"__name__": module, "signal": signal, "time": time}
-    exec(STEPS, place)  # noqa: S102 - the module's name is what is tested
-    return place["steps"]  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_hand_over_is_finished_first(number: signal.Signals):
-    done: list[int] = []
-    steps = steps_in("eyas.batching")
-    with pytest.raises(SIGNALS[number]) as raised, raised_between_hand_overs():
-        steps(number, 0.1, done) or time.sleep(5)  # which it interrupts
-    assert done == [1]
-    assert raised.type is SIGNALS[number]
-
-
-def test_other_code_is_left_at_once():
-    done: list[int] = []
-    with pytest.raises(KeyboardInterrupt), raised_between_hand_overs():
-        steps_in("eyas.results")(signal.SIGINT, 0.1, done)
-    assert done == []
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_wait_is_left(number: signal.Signals):
-    def wait() -> None:
-        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, number)).start()
-        threading.Event().wait(10)
-
-    begin = time.monotonic()
-    with pytest.raises(SIGNALS[number]), raised_between_hand_overs():
-        wait()
-    assert time.monotonic() - begin < 5
-
-
-def test_a_hand_over_without_end_is_left_too(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("eyas.cli.interrupts.PATIENCE_S", 0.05)
-    done: list[int] = []
-    with pytest.raises(KeyboardInterrupt), raised_between_hand_overs():
-        steps_in("threading")(signal.SIGINT, 5, done)
-    assert done == []
-
-
-def test_a_signal_at_the_very_end_counts():
-    with pytest.raises(Terminated), raised_between_hand_overs():
-        steps_in("queue")(signal.SIGTERM, 0, [])
-    time.sleep(0.02)  # no timer is left
-
-
-def test_handlers_are_put_back():
-    before = [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)]
-    with raised_between_hand_overs():
-        assert signal.getsignal(signal.SIGTERM) != before[1]
-    assert [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)] == before
-
-
-def test_somebody_elses_alarm_rings():
-    rung: list[int] = []
-    before = signal.signal(signal.SIGALRM, lambda number, _: rung.append(number))
-    timer = signal.setitimer(signal.ITIMER_REAL, 0.2)
-    try:
-        with pytest.raises(KeyboardInterrupt), raised_between_hand_overs():
-            steps_in("queue")(signal.SIGINT, 0.1, [])
-        with raised_between_hand_overs():
-            end = time.monotonic() + 10
-            while not rung and time.monotonic() < end:
-                time.sleep(0.01)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, *timer)
-        signal.signal(signal.SIGALRM, before)
-    assert rung == [signal.SIGALRM]
-
-
-def test_somebody_elses_ctrl_c_stays(monkeypatch: pytest.MonkeyPatch):
-    seen: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
-    try:
-        with raised_between_hand_overs():
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert seen == [signal.SIGINT]
-
-
-def test_other_threads_set_no_handlers():
-    before = signal.getsignal(signal.SIGTERM)
-    inside: list[Any] = []
-
-    def run() -> None:
-        with raised_between_hand_overs():
-            inside.append(signal.getsignal(signal.SIGTERM))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert inside == [before]
+@pytest.mark.parametrize("case", CASES)
+def test_a_signal_in_a_process_of_its_own(case: str):
+    command = [sys.executable, str(Path(__file__).with_name("interrupt_cases.py")), *case.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 # What overlaps must end wherever a plain Ctrl-C comes: a program of its own has no such handler

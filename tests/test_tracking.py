@@ -198,6 +198,23 @@ def test_a_frame_rate_that_is_none_is_refused(name: str, rate: Any):
         opened(name, frame_rate=rate)
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "words"),
+    [
+        ("sort", {"minimum_consecutive_frames": "abc"}, "minimum_consecutive_frames 'abc'; expected a number"),
+        ("ocsort", {"delta_t": None}, "delta_t None; expected a number"),
+        ("bytetrack", {"track_activation_threshold": True}, "track_activation_threshold True; expected a number"),
+        ("sort", {"minimum_iou_threshold": np.nan}, "minimum_iou_threshold nan; expected a number"),
+        ("botsort", {"enable_cmc": "no"}, "enable_cmc 'no'; expected true or false"),
+        ("sort", {"state_estimator_class": "fast"}, "state_estimator_class 'fast'; expected a class"),
+        ("sort", {"iou": "giou"}, "iou 'giou'; expected an object"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused_when_the_tracker_is_opened(name: str, option: Any, words: str):
+    with pytest.raises(OptionError, match=f"{name} refuses an option: got {words}"):
+        opened(name, **option)
+
+
 def test_an_option_that_the_library_refuses_is_an_option_error():
     with pytest.raises(OptionError, match="sort refuses an option: got lost_track_buffer must be"):
         opened("sort", lost_track_buffer=-1)

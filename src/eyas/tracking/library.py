@@ -5,6 +5,8 @@ They follow boxes whatever their class: a track may change it, and each row keep
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -31,6 +33,27 @@ _LOOK_AT_PICTURES = ("botsort",)
 _ROW = "row"  # in the library's `data`: which of our rows it is
 
 
+def _check_kinds(name: str, factory: Any, options: Mapping[str, Any]) -> None:
+    """Raise OptionError for a value of another kind than the default: the package would fail with the first frame."""
+    known = inspect.signature(factory).parameters
+    for option, value in options.items():
+        if option not in known:
+            continue
+        default = known[option].default
+        if isinstance(default, bool):
+            good, expected = isinstance(value, bool), "true or false"
+        elif isinstance(default, (int, float)):
+            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            good, expected = number and math.isfinite(value), "a number"
+        elif isinstance(default, type):
+            good, expected = isinstance(value, type), "a class"
+        else:
+            good, expected = isinstance(default, str) or not isinstance(value, str), "an object"
+        if not good:
+            got = f"{option} {value!r}"
+            raise OptionError(problem(f"{name} refuses an option", got=got, expected=expected, remedy=""))
+
+
 class LibraryTracker:
     """One of the package's trackers behind `eyas.tracking.Tracker`. options: those of its class, by name.
 
@@ -43,6 +66,7 @@ class LibraryTracker:
         self._rate: float | None = options.get("frame_rate")
         self._clock = Clock(self._rate)
         given = {k: v for k, v in options.items() if (k, v) != ("frame_rate", None)}
+        _check_kinds(name, factory, given)
         self._inner = build(name, factory, given)
         self.looks = name in _LOOK_AT_PICTURES and getattr(self._inner, "enable_cmc", False)
         self._name = name
