@@ -297,7 +297,7 @@ def test_an_abandoned_iterator_leaves_nothing_waiting(load_fake: Any) -> None:
         assert inside.wait(10)
         del found
         go.set()
-    assert engine.calls <= 3  # what was ready before, and no more
+    assert engine.calls <= 4  # what was ready before, one of which may have overtaken another, and no more
 
 
 def test_a_model_that_is_forgotten_ends_its_threads(load_fake: Any) -> None:
