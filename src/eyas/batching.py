@@ -153,7 +153,8 @@ class Batcher(Generic[Item, Out]):
     def _bring_here(self, request: Request) -> bool:
         """Prepare it on the caller's thread if there is room at once; whether there was.
 
-        There Ctrl-C may raise after any call: between a step and its note is none, and letting go can be done twice."""
+        There Ctrl-C may raise after any call: between a step and its note is none, and letting go can be done twice.
+        """
         try:
             with self._lock:
                 if self._heap or self._closing or not (self._open or self._free):
@@ -182,8 +183,8 @@ class Batcher(Generic[Item, Out]):
         if me in self._callers:
             with self._lock:
                 if batch is not None and batch not in self._free:
+                    self._space.notify_all()  # who waits goes on once the lock is free
                     self._free.append(batch)
-                self._space.notify_all()
                 if self._closing:
                     self._leave.notify_all()
                 self._callers.discard(me)

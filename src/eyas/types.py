@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,17 +41,36 @@ class DeviceImage:
     fetch: Callable[[DeviceImage], Image] | None = None
 
 
+DECODES = ("host", "gpu")
+
+
+def decodes_on_gpu(asked: object) -> bool:
+    """Whether an option `decode` asks for the GPU. Raises OptionError where it is neither "host" nor "gpu"."""
+    if asked not in DECODES:
+        raise OptionError(problem("unknown decode", got=repr(asked), expected=" | ".join(DECODES), remedy=""))
+    return asked == "gpu"
+
+
+def is_image(image: object) -> TypeGuard[Image]:
+    """Whether it is a uint8 BGR array [H, W, 3] with at least one pixel, on the host."""
+    return isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and bool(image.size)
+
+
+def kind_of(image: object) -> str:
+    """What stands where an image should, for a message."""
+    return f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+
+
 def check_image(image: object, what: str = "the picture") -> Image:
     """Return `image` if it is a uint8 BGR array [H, W, 3] with at least one pixel; raise SourceError otherwise."""
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
+    if is_image(image):
         return image
     if isinstance(image, DeviceImage):
         return cast(Image, image)  # whoever reads pixels on the host asks first (`host_image`)
-    got = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
     raise SourceError(
         problem(
             f"{what} is not an image array",
-            got=got,
+            got=kind_of(image),
             expected="numpy uint8 [height, width, 3] in BGR order, at least 1 × 1",
             remedy="cv2.imread gives this; for RGB use image[..., ::-1], for grey cv2.cvtColor.",
         )

@@ -20,10 +20,9 @@ from eyas.cuda.memory import fetched
 from eyas.errors import BackendError, OptionError, problem
 from eyas.extras import need
 from eyas.imagefile import MAX_PIXELS, probe_jpeg, read_image
-from eyas.types import DeviceImage, Image
+from eyas.types import DeviceImage, Image, decodes_on_gpu
 
 log = logging.getLogger("eyas")
-DECODES = ("host", "gpu")
 # nvImageCodec's kinds of decoders. Without CPU_ONLY, so that what it cannot do on the GPU comes back to us.
 KINDS = ("HW_GPU_ONLY", "GPU_ONLY", "HYBRID_CPU_GPU")
 OPTIONS = ":fancy_upsampling=1"  # colours between the samples of 4:2:0 are interpolated, as libjpeg-turbo does
@@ -90,20 +89,17 @@ def open_decoder(options: Mapping[str, Any], device: CudaDevice | None) -> GpuDe
 
     device: None where the engine is on no GPU. Raises OptionError, EyasError without nvImageCodec, BackendError.
     """
-    asked = options.get("decode", "host")
-    if asked not in DECODES:
-        raise OptionError(problem("unknown decode", got=repr(asked), expected=" | ".join(DECODES), remedy=""))
-    if asked == "host":
+    if not decodes_on_gpu(options.get("decode", "host")):
         return None
     if device is None:
-        expected = "an engine of lanes on an NVIDIA GPU"
-        remedy = "--device cuda takes one; without it leave decode out."
-        raise OptionError(
-            problem(
-                "decode='gpu' has nobody to decode for", got="an engine on the host", expected=expected, remedy=remedy
-            )
-        )
+        raise nobody_to_decode_for("an engine on the host")
     return GpuDecoder(device)
+
+
+def nobody_to_decode_for(got: str) -> OptionError:
+    """The error where the engine, which `got` names, is on no GPU."""
+    expected, remedy = "an engine of lanes on an NVIDIA GPU", "--device cuda takes one; without it leave decode out."
+    return OptionError(problem("decode='gpu' has nobody to decode for", got=got, expected=expected, remedy=remedy))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from eyas.pulses import picture_of
 from eyas.results import Detections, Embedding, Prediction, Result
 from eyas.source import Picture
 from eyas.tracking import Tracker, open_tracker
-from eyas.types import Frame, Image
+from eyas.types import Frame, Image, decodes_on_gpu
 from eyas.video import VideoSource, VideoSources, open_video, open_videos
 from eyas.video.frames import epoch_of
 from eyas.video.overlap import read_ahead
@@ -118,14 +118,13 @@ def check(model: Model, tracker: str | None, reid: Model | None, options: Mappin
 
 def check_decode(model: Model, video: Mapping[str, Any]) -> None:
     """Raise OptionError where settings of `open_video` leave frames on a GPU, and the model's engine is not on one."""
-    if video.get("decode", "host") == "host":
+    if not decodes_on_gpu(video.get("decode", "host")):
         return
+    from eyas.cuda.codec import nobody_to_decode_for
     from eyas.cuda.stages import DeviceStages
 
     if not isinstance(model.stages("throughput"), DeviceStages):
-        got, expected = model.engine("throughput").description, "an engine of lanes on an NVIDIA GPU"
-        remedy = "--device cuda takes one; without it leave decode out."
-        raise OptionError(problem("decode='gpu' has nobody to decode for", got=got, expected=expected, remedy=remedy))
+        raise nobody_to_decode_for(model.engine("throughput").description)
 
 
 def open_any(source: Source | Iterable[Source], **settings: Any) -> Video:

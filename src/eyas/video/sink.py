@@ -25,7 +25,7 @@ from eyas.annotate import draw
 from eyas.errors import OptionError, SinkError, problem
 from eyas.files import make_folder
 from eyas.results import Classification, Detections, Prediction, Result
-from eyas.types import Image
+from eyas.types import Image, is_image, kind_of
 from eyas.video.decode import pyav
 from eyas.video.sound import Sound
 from eyas.video.source import VideoSource
@@ -287,11 +287,10 @@ _ITSELF = "the video would be written over itself"
 
 def checked(image: Image) -> Image:
     """`image`, if it is one on the host: uint8 BGR [H, W, 3], at least 1 × 1. Raises SinkError."""
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
+    if is_image(image):
         return image
-    got = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
     expected, remedy = "numpy uint8 [height, width, 3] in BGR order", "For grey: cv2.cvtColor; for a Frame: its pixels."
-    raise SinkError(problem("this is no picture to show", got=got, expected=expected, remedy=remedy))
+    raise SinkError(problem("this is no picture to show", got=kind_of(image), expected=expected, remedy=remedy))
 
 
 class _File(io.FileIO):

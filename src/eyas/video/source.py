@@ -16,14 +16,13 @@ from types import TracebackType
 
 from eyas.errors import ImageError, OptionError, SourceError, problem
 from eyas.imagefile import MAX_PIXELS
-from eyas.types import Image
+from eyas.types import Image, decodes_on_gpu
 from eyas.video.container import Connection, RawVideo
 from eyas.video.frames import PULSE_S, Gap, Opened, VideoFrame, VideoStats
 from eyas.video.live import LiveReader, Reconnect
 from eyas.video.target import Target, listed_pictures, target_of
 
 log = logging.getLogger("eyas")
-DECODES = ("host", "gpu")
 SHORT_S = 0.5  # a file that ends so much before its announced end is told of
 
 
@@ -153,9 +152,7 @@ def open_video(
 
 def _gpu(decode: str, device: str | None) -> int | None:
     """The number of the GPU that decodes; None for the host. Raises as `open_video`."""
-    if decode not in DECODES:
-        raise OptionError(problem("unknown decode", got=repr(decode), expected=" | ".join(DECODES), remedy=""))
-    if decode == "host":
+    if not decodes_on_gpu(decode):
         return None
     from eyas.cuda.device import index_of, open_device
     from eyas.cuda.video import pynvvideocodec
