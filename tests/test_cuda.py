@@ -224,20 +224,18 @@ def candidates(rng: np.random.Generator, batch: int, rows: int, width: int) -> t
     return table, order
 
 
-@pytest.mark.parametrize("agnostic", [False, True])
-@pytest.mark.parametrize(("rows", "width"), [(300, 6), (1, 6), (33, 6), (512, 6), (300, 57), (100, 7)])
-def test_nms_is_greedy_nms(device: CudaDevice, rows: int, width: int, agnostic: bool) -> None:
-    rng = np.random.default_rng(rows * width)
-    batch, stream = 37, device.stream()
-    table, order = candidates(rng, batch, rows, width)
-    limits = np.stack([np.full(batch, 0.1), rng.uniform(0.1, 0.9, batch)], axis=1).astype(np.float32)
-    arrays = {n: new_array(device, stream, a.shape, a.dtype) for n, a in ((0, table), (1, order), (2, limits))}
-    for n, array in ((0, table), (1, order), (2, limits)):
-        copy(device, arrays[n].address, array.ctypes.data, array.nbytes, stream)
+def nms_of(device: CudaDevice, table: Any, order: Any, limits: Any, agnostic: bool = False) -> dict[str, Any]:
+    """What the kernel makes of candidates: its outputs by name. Tables lie one behind the other, nothing between."""
+    batch, rows, width = table.shape
+    stream = device.stream()
+    given = {CANDIDATES: table, ORDER: order, THRESHOLDS: limits}
+    arrays = {name: new_array(device, stream, a.shape, a.dtype) for name, a in given.items()}
+    for name, array in given.items():
+        copy(device, arrays[name].address, array.ctypes.data, array.nbytes, stream)
     lane: Any = SimpleNamespace(
         stream=stream,
-        inputs={THRESHOLDS: arrays[2]},
-        outputs={CANDIDATES: arrays[0], ORDER: arrays[1]},
+        inputs={THRESHOLDS: arrays.pop(THRESHOLDS)},
+        outputs=arrays,
         sizes=(batch,),
         launch=lambda count: None,
     )
@@ -250,6 +248,17 @@ def test_nms_is_greedy_nms(device: CudaDevice, rows: int, width: int, agnostic: 
         got[name] = np.empty(array.shape, array.dtype)
         copy(device, got[name].ctypes.data, array.address, got[name].nbytes, stream)
     stream.sync()
+    return got
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize(("rows", "width"), [(300, 6), (1, 6), (33, 6), (512, 6), (300, 57), (100, 7)])
+def test_nms_is_greedy_nms(device: CudaDevice, rows: int, width: int, agnostic: bool) -> None:
+    rng = np.random.default_rng(rows * width)
+    batch = 37
+    table, order = candidates(rng, batch, rows, width)
+    limits = np.stack([np.full(batch, 0.1), rng.uniform(0.1, 0.9, batch)], axis=1).astype(np.float32)
+    got = nms_of(device, table, order, limits, agnostic)
     assert got["converged"].all()
     for i in range(batch):
         best_first = table[i][np.lexsort((order[i], -table[i, :, 4]))]
@@ -260,3 +269,27 @@ def test_nms_is_greedy_nms(device: CudaDevice, rows: int, width: int, agnostic: 
         gone = np.delete(real, stay, axis=0)
         np.testing.assert_array_equal(got["detections"][i, len(stay) : len(real)], gone)
         assert (got["detections"][i, len(real) :, 4] == -1).all()
+
+
+@pytest.mark.parametrize("rows", [40, 300, 512])
+def test_a_network_that_says_nan_costs_its_rows_alone(device: CudaDevice, rows: int) -> None:
+    """A score that is no number has no place in an order: the row is empty. Of other pictures nothing changes."""
+    rng = np.random.default_rng(rows)
+    table, order = candidates(rng, 9, rows, 6)
+    limits = np.tile(np.array([0.1, 0.5], np.float32), (9, 1))
+    whole = nms_of(device, table, order, limits)
+    broken, without = table.copy(), table.copy()
+    bad = rng.permutation(rows)[: rows // 3]
+    for i in (0, 4, 8):  # the first and the last: what is read beside a table is not another picture's
+        broken[i, bad, 4] = np.nan
+        without[i, bad, 4] = -1
+    broken[2, :, :] = np.nan
+    without[2, :, 4] = -1
+    got, expected = nms_of(device, broken, order, limits), nms_of(device, without, order, limits)
+    assert got["count"][2] == 0
+    for i in range(9):
+        np.testing.assert_array_equal(got["count"][i], expected["count"][i])
+        kept = slice(0, int(got["count"][i]))
+        np.testing.assert_array_equal(got["detections"][i, kept], expected["detections"][i, kept])
+    for i in (1, 3, 5, 6, 7):
+        np.testing.assert_array_equal(got["detections"][i], whole["detections"][i])

@@ -166,6 +166,17 @@ def test_odd_sizes_are_rounded_up(tmp_path: Path, size: tuple[int, int]):
         assert [f.size for f in video] == [even] * 3
 
 
+@pytest.mark.parametrize("size", [(36, 64), (38, 66), (40, 98), (2, 2)])
+def test_colours_are_kept_at_every_height(tmp_path: Path, size: tuple[int, int]):
+    colours = [(200, 40, 60), (30, 180, 90), (120, 120, 240)]
+    with VideoSink(tmp_path / "a.mp4") as sink:
+        for i, colour in enumerate(colours):
+            sink.add(np.full((*size, 3), colour, np.uint8), i / 10)
+    with open_video(tmp_path / "a.mp4") as video:
+        for frame, colour in zip(video, colours, strict=True):
+            assert np.abs(frame.image.astype(int) - colour).max() < 8
+
+
 @pytest.mark.parametrize("shape", [(10, 400), (400, 10), (36, 64), (72, 128)])
 def test_fitting_keeps_the_proportions(shape: tuple[int, int]):
     out = fitted(np.full((*shape, 3), 255, np.uint8), (36, 64))
@@ -226,6 +237,25 @@ def test_a_full_disk_is_an_error():
             _many(sink)
     finally:
         link.unlink()
+
+
+def test_what_the_last_picture_meets_is_told_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sink = VideoSink(tmp_path / "a.mp4")
+    for i in range(3):
+        sink.add(picture(i), i / 30)
+    real = sink._mux
+
+    def mux(frame: Any, until_s: Fraction) -> None:
+        if frame is not None and frame.pts == 9000:
+            raise OSError(28, "No space left on device")
+        real(frame, until_s)
+
+    monkeypatch.setattr(sink, "_mux", mux)
+    sink.add(picture(3), 0.1)
+    with pytest.raises(SinkError, match="No space left"):
+        sink.close()
+    with open_video(tmp_path / "a.mp4") as video:
+        assert [number(f.image) for f in video] == [0, 1, 2]
 
 
 def _many(sink: VideoSink) -> None:

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -104,6 +104,7 @@ class VideoSink:
         self._out: Any = None
         # An interruption (Ctrl-C) comes in the main thread only: here no packet is lost between encoder and file.
         self._thread = ThreadPoolExecutor(1, "eyas video sink")
+        self._going: Future[None] | None = None  # what it is at: one picture is encoded while the next is converted
         self._stream: Any = None
         self._file: _File | None = None
         self._sound: Sound | None = None
@@ -130,7 +131,7 @@ class VideoSink:
         """Add a picture (uint8 BGR) that is shown at pts_s seconds; None: one step after the last.
 
         Times that do not rise are moved to one tick (1/90000 s) after the last; in mp4 and mov the last picture is
-        repeated each 20 000 s until then. Raises SinkError.
+        repeated each 20 000 s until then. Raises SinkError, also for the picture before.
         """
         if self._closed:
             raise SinkError(problem("the video is closed", got="another frame", expected="none", remedy=""))
@@ -148,22 +149,30 @@ class VideoSink:
             most = round(MOST_STEP_S / self._tick)
             while self._format in ("mp4", "mov") and ticks - self._last > most:
                 self._encode(self._last + most)
-        # OpenCV's conversion rounds, where swscale's quick one cuts off; fresh memory costs more than it.
-        self._planes = cv2.cvtColor(fitted(image, self.size), cv2.COLOR_BGR2YUV_I420, self._planes)
+        self._planes = cv2.cvtColor(fitted(image, self.size), cv2.COLOR_BGR2YUV_I420)
         self._encode(ticks)
         self.frames += 1
 
     def _encode(self, ticks: int) -> None:
-        """Write the picture in `_planes`."""
-        frame = self._av.VideoFrame.from_ndarray(self._planes, format="yuv420p")
+        """Begin to write the picture in `_planes`."""
+        # The quick way copies nothing, but takes heights of 4n alone (PyAV 18).
+        made = self._av.VideoFrame
+        frame = (made.from_ndarray if len(self._planes) % 6 else made.from_numpy_buffer)(self._planes, "yuv420p")
         frame.colorspace, frame.color_range = _BT601, 1
         frame.pts, frame.time_base = ticks, self._tick
         if self._last is None or (ticks - self._key_at) * self._tick >= FRAGMENT_S:
             frame.pict_type = self._av.video.frame.PictureType.I
             self._key_at = ticks
         self._last = ticks
-        with self._refusals():
-            self._thread.submit(self._mux, frame, ticks * self._tick).result()
+        self._await()
+        self._going = self._thread.submit(self._mux, frame, ticks * self._tick)
+
+    def _await(self) -> None:
+        """The picture before has been written."""
+        going, self._going = self._going, None
+        if going:
+            with self._refusals():
+                going.result()
 
     def close(self) -> None:
         """Finish the file; a second call does nothing. Raises SinkError."""
@@ -172,8 +181,12 @@ class VideoSink:
             return
         try:
             end_s = ((self._last or 0) + round(self._step / self._tick)) * self._tick
-            with self._refusals():
-                self._thread.submit(self._finish, end_s).result()
+            finished = self._thread.submit(self._finish, end_s)  # whatever has become of the last picture
+            try:
+                self._await()
+            finally:
+                with self._refusals():
+                    finished.result()
         finally:
             self._thread.shutdown()
             if self._sound:
@@ -252,6 +265,8 @@ class VideoSink:
         context.colorspace, context.color_range = _BT601, 1
         context.color_primaries = context.color_trc = _BT601
         self._stream.options = options
+        if self._is_file:  # libx264 then takes a picture a thread; a slice of one, PyAV's choice, waits for less
+            context.thread_type = "AUTO"
         if sound:
             sound.stream = self._out.add_stream_from_template(sound.template)
         self._out.start_encoding()

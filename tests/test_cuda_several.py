@@ -1,0 +1,54 @@
+"""Two real GPUs behind one queue give the results of one. Who gets which batch is tried without GPUs elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import SAMPLES
+
+import eyas
+from eyas import Detections
+from eyas.cuda.device import gpus
+from eyas.imagefile import read_image
+from eyas.types import Image
+
+NAMES = ("astronaut", "chelsea", "coffee")
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image]:
+    if len(gpus()[0]) < 2:
+        pytest.skip(f"needs two GPUs: {gpus()[1] or 'there is one'}")
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs PyTorch with CUDA")
+    return [read_image(SAMPLES / f"{name}.jpg") for name in NAMES] * 30
+
+
+def found(device: str, images: list[Image]) -> list[Detections]:
+    with eyas.load("nanodet", backend="torch", device=device, batch=8, hint="throughput") as model:
+        results = [future.result() for future in [model.submit(image) for image in images]]
+    return [r for r in results if isinstance(r, Detections)]
+
+
+def assert_alike(got: list[Detections], wanted: list[Detections]) -> None:
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(a.class_id, b.class_id)
+        np.testing.assert_allclose(a.confidence, b.confidence, atol=2e-3)
+        np.testing.assert_allclose(a.xyxy, b.xyxy, atol=1.0)
+
+
+def test_two_gpus_find_what_one_finds(images: list[Image]) -> None:
+    one = found("cuda:0", images)
+    assert sum(len(r.xyxy) for r in one) > 30
+    assert_alike(found("cuda:0,cuda:1", images), one)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_frames_may_lie_on_either(images: list[Image], index: int) -> None:
+    torch = pytest.importorskip("torch")
+    with eyas.load("nanodet", backend="torch", device="cuda:0,cuda:1", batch=8, hint="throughput") as model:
+        there = [torch.from_numpy(image).to(f"cuda:{index}") for image in images]
+        got = [future.result() for future in [model.submit(image) for image in there]]
+        wanted = [future.result() for future in [model.submit(image) for image in images]]
+    assert_alike(got, wanted)
