@@ -50,13 +50,17 @@ class Detections:
     embedding: Floats | None = None
 
     def __post_init__(self) -> None:
-        n = len(self.xyxy) if isinstance(self.xyxy, np.ndarray) and self.xyxy.ndim else 0
+        given: Any = self  # whatever the caller took for arrays
+        boxes, scores, ids = given.xyxy, given.confidence, given.class_id
+        n = len(boxes) if isinstance(boxes, np.ndarray) and boxes.ndim else 0
+        plain = given.tracker_id is given.keypoints is given.mask is given.xyxyxyxy is given.embedding is None
+        arrays = type(boxes) is type(scores) is type(ids) is np.ndarray
+        if plain and arrays and boxes.shape == (n, 4) and scores.shape == ids.shape == (n,):
+            return  # in short: this is done for every picture
         for name, rest in _SHAPES.items():
             array = getattr(self, name)
             if array is None and name in _OPTIONAL:
                 continue
-            if not rest and isinstance(array, np.ndarray) and array.shape == (n,):
-                continue  # in short: this is done for every picture
             what = f"Detections.{name} does not fit the other arrays"
             _check_array(what, array, (n, *rest), "All arrays have one row per object.")
 

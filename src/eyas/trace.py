@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -85,15 +85,21 @@ class Trace:
 current: Trace | None = None
 
 
+def span(name: str, **facts: Any) -> AbstractContextManager[None]:
+    """Record the block, if anything is being recorded as it begins."""
+    return _NOTHING if current is None else _span(current, name, facts)
+
+
 @contextmanager
-def span(name: str, **facts: Any) -> Iterator[None]:
-    """Record the block, if anything is being recorded; for what happens once a picture, not more often."""
+def _span(record: Trace, name: str, facts: dict[str, Any]) -> Iterator[None]:
     begin = clock()
     try:
         yield
     finally:
-        if record := current:
-            record.add(name, begin, **facts)
+        record.add(name, begin, **facts)
+
+
+_NOTHING = nullcontext()
 
 
 def each(name: str, items: Iterable[T]) -> Iterator[T]:

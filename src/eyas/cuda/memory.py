@@ -36,6 +36,12 @@ def pinned(device: CudaDevice, shape: tuple[int, ...], dtype: DTypeLike = np.uin
     return flat[: prod(shape) * kind.itemsize].view(kind).reshape(shape)
 
 
+def address_of(array: NDArray[Any]) -> int:
+    """Of its first byte: `array.ctypes.data`, in a third of the time for one that is whole and may be written."""
+    whole = array.flags.c_contiguous and array.flags.writeable and array.size
+    return ctypes.addressof(ctypes.c_byte.from_buffer(array.data)) if whole else array.ctypes.data
+
+
 def is_pinned(device: CudaDevice, address: int) -> bool:
     """Whether the driver knows the host's memory there, whoever locked it (eyas, PyTorch's pin_memory …)."""
     kind = ctypes.c_uint()

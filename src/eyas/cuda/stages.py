@@ -22,7 +22,7 @@ from eyas.cuda.device import CudaDevice
 from eyas.cuda.graph import captured_sizes
 from eyas.cuda.lane import HostLane, LanedEngine
 from eyas.cuda.letterbox import LetterboxKernel, Row, Source, row_of
-from eyas.cuda.memory import Block, copy, is_pinned, pinned
+from eyas.cuda.memory import Block, address_of, copy, is_pinned, pinned
 from eyas.cuda.timing import DeviceClock
 from eyas.graph.head import HeadSpec
 from eyas.graph.surgery import IMAGES, THRESHOLDS
@@ -112,7 +112,7 @@ class DeviceStages:
         """A frame that the GPU can read where it is costs the CPU nothing."""
         pixels = job.picture.pixels
         if isinstance(pixels, np.ndarray):
-            return pixels.ndim == 3 and self._readable(pixels, pixels.ctypes.data)
+            return pixels.ndim == 3 and self._readable(pixels, address_of(pixels))
         return isinstance(pixels, DeviceImage)
 
     def _readable(self, pixels: NDArray[Any], address: int) -> bool:
@@ -133,10 +133,10 @@ class DeviceStages:
         pixels: Any = frame.image
         if isinstance(pixels, DeviceImage):
             return Placed(frame, box, row_of(Source(pixels.address, pixels.row_bytes), box), pixels)
-        slot, address = memory.slots[place], pixels.ctypes.data
+        slot, address = memory.slots[place], address_of(pixels)
         if not self._readable(pixels, address):
             pixels = slot.pinned(pixels)
-            address = pixels.ctypes.data
+            address = address_of(pixels)
         if self._uploads:
             address = slot.upload(address, pixels.nbytes)
         return Placed(frame, box, row_of(Source(address, pixels.shape[1] * 3), box), pixels)
