@@ -66,6 +66,12 @@ def within(zone: Zone = SQUARE, **options: Any) -> Analytics:
     return Analytics(Rules(zones=(zone,), **options), SIZE)
 
 
+@pytest.mark.parametrize("size", [(0, 0), (100, 0), (-1, 5), (100,), (100, 200, 3), (1.5, 2), (True, 4), 100, None])
+def test_a_size_that_is_none_is_refused(size: Any):
+    with pytest.raises(OptionError, match=r"the picture's size is wrong: got .*expected \(height, width\)"):
+        Analytics(Rules(), size)
+
+
 # ---- lines ----
 
 

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pytest
 from clips import Server, constant, times_of, write
+from conftest import SAMPLES
 
 from eyas.cli import main
 from eyas.cli.track import TRACKERS as NAMED
@@ -169,6 +170,32 @@ def test_a_video_on_standard_input_is_followed(tmp_path: Path):
     assert [json.loads(line)["source_id"] for line in done.stdout.splitlines()] == ["stdin"] * 6
 
 
+def piped(data: bytes, *flags: str) -> str:
+    """What is said of what cannot be followed."""
+    command = [sys.executable, "-m", "eyas", "track", "-", *NULL, *flags]
+    done = subprocess.run(command, input=data, capture_output=True, text=False, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    return done.stderr.decode()
+
+
+def test_an_mp4_that_a_pipe_cannot_give_is_named_and_so_is_the_way_out():
+    said = piped((SAMPLES / "parade.mp4").read_bytes())
+    assert "got an MP4 or MOV file whose index (moov) lies behind its pictures; expected MJPEG, mkv, ts" in said
+    assert "Name the file in place of -" in said
+
+
+def test_a_container_is_not_taken_for_bare_pixels(tmp_path: Path):
+    data = write(tmp_path / "v.mkv", constant(3)).read_bytes()
+    assert "holds no bare pixels: got a Matroska or WebM file" in piped(data, "--raw", "64x36")
+
+
+@pytest.mark.parametrize(("data", "got"), [(b"", "got nothing;"), (b"no video " * 99, "got what libav finds no video")])
+def test_what_is_no_video_on_standard_input_is_told_what_may_be(data: bytes, got: str):
+    said = piped(data)
+    assert got in said
+    assert "--raw WIDTHxHEIGHT" in said
+
+
 def test_bare_pixels_are_read_as_told(tmp_path: Path):
     command = [sys.executable, "-m", "eyas", "track", "-", "--raw", "64x36", "--rate", "10", *NULL, "--format", "json"]
     done = subprocess.run(command, input=bytes([BRIGHT]) * 64 * 36 * 3 * 4, capture_output=True, check=False)
@@ -217,7 +244,16 @@ def test_one_file_for_two_streams_is_refused(track: Run, two: list[Path], flags:
         (["--tracker", "deepsort", "--reid", "nanodet"], "does not re-identify: got the task detect"),
         (["--events", "e.jsonl"], "nothing to tell events of"),
         (["--tracker", "none", "--line", "x=1,1,9,9"], "cannot be counted: got --tracker none"),
-        (["--line", "x=1,1,999,9"], "999"),
+        (
+            ["--line", "x=1,1,999,9"],
+            "'x' reaches out of the picture: got ((1.0, 1.0), (999.0, 9.0)); expected x from 0 to 64",
+        ),
+        (["--tracker-option", "max_age=1", "--tracker-option", "max_age=2"], "names a setting twice: got max_age"),
+        (["--rate", "10"], "--rate has no use"),
+        (["--push", ""], "--push goes to a server: got ''"),
+        (["--push", "o.mp4"], "--push goes to a server: got 'o.mp4'"),
+        (["--reid", ""], "there is no model"),
+        (["--serve", "70000"], "up to 65535"),
         (["--csv", "x", "--jsonl", "x"], "two outputs have one file"),
         (["--save", "x.avi"], "video cannot go there: got x.avi"),
         (["--seconds", "0"], "--seconds is wrong"),
@@ -235,6 +271,54 @@ def test_what_cannot_work_is_refused(
     code, _, err = track(clip, *flags)
     assert code == 2
     assert words in err
+
+
+@pytest.mark.parametrize("name", ["new\nline.mp4", "esc\x1b[2Jape.mp4"])
+def test_a_source_s_name_stays_in_its_line(track: Run, clip: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.chdir(clip.parent)
+    _, out, err = track(clip.rename(name))
+    shown = name.replace("\n", "\\n").replace("\x1b", "\\x1b")
+    assert [row.split()[0].endswith(shown) for row in out.splitlines()] == [False, True]
+    assert f"{shown}: 12 frames" in err
+
+
+@pytest.mark.parametrize("name", ["new\nline.mp4", "esc\x1b[2Jape.mp4"])
+def test_a_source_s_name_stays_in_its_warning(track: Run, clip: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.chdir(clip.parent)
+    Path(name).touch()
+    code, _, err = track(clip, name)
+    shown = name.replace("\n", "\\n").replace("\x1b", "\\x1b")
+    assert code == 1
+    assert f"eyas: {shown} is empty: got 0 bytes" in err
+
+
+def test_a_rule_that_does_not_fit_is_refused_before_a_row_is_written(track: Run, clip: Path, tmp_path: Path):
+    places = {flag: tmp_path / f"o.{flag}" for flag in ("csv", "jsonl", "events")}
+    places["save"] = tmp_path / "o.mp4"
+    flags = [word for flag, place in places.items() for word in (f"--{flag}", place)]
+    code, _, err = track(clip, "--zone", "shop=0,0,99,0,99,20", *flags)
+    assert code == 2
+    assert "'shop' reaches out of the picture" in err
+    assert ": 0 frames" in err
+    assert (places["jsonl"].read_text(), len(places["csv"].read_text().splitlines())) == ("", 1)
+    assert [str(place) in err for place in places.values()] == [place.exists() for place in places.values()]
+
+
+def test_a_rule_s_unknown_class_is_told_before_a_file_is_begun(track: Run, clip: Path, tmp_path: Path):
+    rules = {"lines": [{"name": "door", "start": [1, 1], "end": [9, 9], "classes": ["persn"]}]}
+    (tmp_path / "r.json").write_text(json.dumps(rules))
+    (tmp_path / "o.csv").write_text("of another run\n")
+    code, _, err = track(clip, "--rules", tmp_path / "r.json", "--csv", tmp_path / "o.csv")
+    assert code == 2
+    assert "the model has no such class: got persn" in err
+    assert (tmp_path / "o.csv").read_text() == "of another run\n"
+
+
+def test_pictures_are_no_bare_pixels(track: Run, tmp_path: Path):
+    cv2.imwrite(str(tmp_path / "0.png"), np.full((36, 64, 3), BRIGHT, np.uint8))
+    code, _, err = track(tmp_path, "--raw", "64x36")
+    assert code == 2
+    assert "bare pixels (--raw, raw) cannot be read there" in err
 
 
 def test_a_source_is_not_written_over(track: Run, two: list[Path]):

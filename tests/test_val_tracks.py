@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -142,6 +142,15 @@ def test_detections_are_neither_truth_nor_result(mot: Path, capsys: pytest.Captu
         (["--task", "track", "--results", "b", "--truth", "c", "--tracker", "sort"], "--tracker has no use"),
         (["--task", "track", "--results", "b", "--truth", "c", "--conf", "0.5"], "--conf has no use: got --results"),
         (["--task", "track", "--results", "b", "--truth", "c", "--iou", "0.5"], "--iou has no use: got --results"),
+        (
+            ["--task", "track", "--results", "b", "--truth", "c", "-m", "d"],
+            "uses --model: got --results; expected a video",
+        ),
+        (
+            ["--task", "track", "--results", "b", "--truth", "c", "--backend", "null", "--half", "--trust"],
+            "nothing here uses --backend, --precision, --trust: got --results",
+        ),
+        (["--task", "track", str(SAMPLES), "--batch", "4", "--no-rebuild"], "uses --batch, --no-rebuild: got a folder"),
         (["--task", "track", str(SAMPLES), "--iou", "0.5"], "--iou has no use: got a folder"),
         (["--task", "track", str(SAMPLES), "--conf", "nan"], "--conf is wrong: got nan"),
         (["--task", "track", "nowhere.mp4", "--truth", "c"], "nowhere.mp4 cannot be judged: got no such file"),
@@ -155,6 +164,37 @@ def test_detections_are_neither_truth_nor_result(mot: Path, capsys: pytest.Captu
 )
 def test_wrong_flags_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
     assert said in refused(capsys, *words)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_judged(
+    mot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("eyas.cli.val_tracks._judged", None)
+    (tmp_path / "file").touch()
+    assert "cannot write" in refused(capsys, "--task", "track", mot, "--save", tmp_path / "file")
+
+
+def test_a_sequence_s_name_stays_in_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = sequence(tmp_path / "new\nline", rows((1,)), rows((-1,)))
+    assert main(["val", "--task", "track", str(folder)]) == 0
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == ["sequence", "new\\nline"]
+
+
+@pytest.mark.parametrize("task", [["--data", "nowhere"], ["--task", "track", str(CLIP), "--truth", str(TRUTH)]])
+def test_a_built_engine_is_opened_as_the_flags_say(
+    task: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    class Told(Exception):
+        pass
+
+    def load(model: object, **options: object) -> None:
+        raise Told(options["trust"], options["rebuild"])
+
+    monkeypatch.setattr("eyas.loading.load", load)
+    monkeypatch.setattr("eyas.evaluation.labels.open_dataset", lambda *_: SimpleNamespace(first=lambda _: None))
+    model = ["-m", "x"] if "track" in task else ["x"]
+    with pytest.raises(Told, match=r"\(True, False\)"):
+        main(["val", *model, *task, "--trust", "--no-rebuild"])
 
 
 # ---- the sample clip ----

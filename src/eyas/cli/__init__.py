@@ -33,6 +33,7 @@ from eyas.cli import (
     verify,
 )
 from eyas.cli.interrupts import Terminated, raised_between_hand_overs
+from eyas.cli.table import printable
 from eyas.errors import EyasError
 
 GROUPS = (
@@ -69,12 +70,20 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class _OneLine(logging.Formatter):
+    """A message a line, whatever the names of files in it hold; a traceback stays as it is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return printable(super().formatMessage(record))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = parser().parse_args(argv)
     level = logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("eyas: %(message)s"))
+    handler.setFormatter(_OneLine("eyas: %(message)s"))
     logger = logging.getLogger("eyas")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(level)
@@ -86,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EyasError as error:
         if args.verbose:
             raise
-        print(f"eyas: {error}", file=sys.stderr)
+        print("\n".join(map(printable, f"eyas: {error}".split("\n"))), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print("eyas: interrupted; what was finished is kept", file=sys.stderr)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from eyas.video.window import Window
 
 TRACKERS = ("deepsort", "bytetrack", "botsort", "ocsort", "sort", "cbiou", "none")
-REID_BATCH = 8
+REID_BATCH, MOST_PORT = 8, 65535
 PER_STREAM = {"save": ".mp4", "mot": ".txt", "heatmap": ".png"}  # of several streams: a file each, in a folder
 WRITTEN = {
     "save": "drawn video",
@@ -115,17 +115,20 @@ def run(args: argparse.Namespace) -> int:
     from eyas.cli.track_table import COLUMNS, Tally
     from eyas.tracking.follow import ahead_of, check, check_decode, follow, open_any, rates_of, sources_of
     from eyas.tracking.output import json_line
+    from eyas.tracking.rules import check_classes
 
     tracker = None if args.tracker == "none" else args.tracker
-    options = dict(args.tracker_option)
+    options = _once(args.tracker_option)
     rules = _rules(args)
     names, settings = _sources(args)
     cv2.setNumThreads(1)  # a thread for each stream: OpenCV's own would only get in the way
     with ExitStack() as stack:
         model = stack.enter_context(open_model(args, "throughput"))
-        reid = stack.enter_context(_open_reid(args)) if args.reid else None
+        reid = stack.enter_context(_open_reid(args)) if args.reid is not None else None
         check(model, tracker, reid, options)
         check_decode(model, settings)
+        if rules:
+            check_classes(rules, model.card.names)
         for each in (model, reid):
             if each:
                 each.engine("throughput")
@@ -133,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         stack.callback(video.close)
         tallies = {s.source_id: Tally(s, tracker is not None) for s in sources_of(video)}
         outputs, window = _open_outputs(args, rules, video, stack)
-        frames = stack.enter_context(closing(ahead_of(video, _limited(video, tallies, args, window))))
+        frames = stack.enter_context(closing(ahead_of(video, _limited(video, tallies, args, rules, window))))
         settings = {"tracker": tracker, "reid": reid, "tracker_options": options, "rates": rates_of(video)}
         found = follow(model, frames, conf=args.conf, iou=args.iou, **settings)
         try:
@@ -168,6 +171,9 @@ def _sources(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     names = [name for s in args.source for name in (listed_sources(s) if is_list(s) else [s])]
     if len(names) == 1:
         target_of(names[0])  # what is not there is told of before a model is compiled
+    if args.rate is not None and not args.raw and not any(_has_no_rate(name) for name in names):
+        what, expected = "--rate has no use", "pictures, or bare pixels (--raw): a video has its own times"
+        raise OptionError(problem(what, got=", ".join(names), expected=expected, remedy="Leave --rate out."))
     if args.seconds is not None and not args.seconds > 0:
         raise OptionError(problem("--seconds is wrong", got=args.seconds, expected="more than 0", remedy=""))
     settings: dict[str, Any] = {"live": args.live, "decode": args.decode}
@@ -179,6 +185,17 @@ def _sources(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     return names, settings | rate
 
 
+def _has_no_rate(name: str) -> bool:
+    """Whether it names pictures in a row, or what cannot be opened, which is told of later."""
+    from eyas.errors import SourceError
+    from eyas.video.target import target_of
+
+    try:
+        return target_of(name).kind == "pictures"
+    except SourceError:
+        return True
+
+
 def _open_reid(args: argparse.Namespace) -> Model:
     from eyas.loading import load
 
@@ -186,9 +203,14 @@ def _open_reid(args: argparse.Namespace) -> Model:
 
 
 def _limited(
-    video: Video, tallies: Mapping[str, Tally], args: argparse.Namespace, window: Window | None
+    video: Video, tallies: Mapping[str, Tally], args: argparse.Namespace, rules: Rules | None, window: Window | None
 ) -> Iterator[Frame | None]:
-    """The frames up to --seconds and --frames of each stream, and a word to its tally; None where live ones pause."""
+    """The frames up to --seconds and --frames of each stream, and a word to its tally; None where live ones pause.
+
+    Raises OptionError where a rule does not fit a stream's first frame.
+    """
+    from eyas.tracking.rules import check_fit
+
     for frame in video.pulses():
         if frame is None:
             if window and not window.poll():
@@ -196,6 +218,8 @@ def _limited(
             yield None
             continue
         tally = tallies[frame.source_id]
+        if rules and not tally.taken:
+            check_fit(rules, frame.size)
         late = args.seconds is not None and frame.pts_s is not None and frame.pts_s >= args.seconds
         if not late and (args.frames is None or tally.taken < args.frames):
             tally.begin(frame)
@@ -237,6 +261,9 @@ def _open_outputs(
     sources = sources_of(video)
     ids = [s.source_id for s in sources]
     files = _files(args, sources, file_names(ids))
+    if args.push is not None and "://" not in args.push:
+        what, expected = "--push goes to a server", "an address that begins with rtmp://, rtmps:// or rtsp://"
+        raise OptionError(problem(what, got=repr(args.push), expected=expected, remedy="--save FILE writes a file."))
     if args.push and len(ids) > 1:
         what, got = "--push sends one stream", f"{len(ids)} streams"
         raise OptionError(problem(what, got=got, expected="one", remedy="Run a command for each."))
@@ -318,7 +345,8 @@ def _summary(args: argparse.Namespace, tallies: Any) -> None:
     for tally in tallies:
         print(f"eyas: {tally.told()}", file=sys.stderr)
     for flag, what in WRITTEN.items():
-        if place := getattr(args, flag):
+        place = getattr(args, flag)
+        if place and place.exists():  # a run that fails early has not begun all of them
             print(f"eyas: {what} in {place}", file=sys.stderr)
 
 
@@ -336,6 +364,16 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The settings by name. Raises OptionError where one is given twice."""
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        what, expected = "--tracker-option names a setting twice", "each once"
+        raise OptionError(problem(what, got=", ".join(twice), expected=expected, remedy="Leave one of them out."))
+    return dict(pairs)
+
+
 def _raw_size(text: str) -> tuple[int, int]:
     """1280x720 → (1280, 720): width first, as in every player."""
     parts = text.lower().split("x")
@@ -347,6 +385,7 @@ def _raw_size(text: str) -> tuple[int, int]:
 def _address(text: str) -> tuple[str, int]:
     """8080 → this machine only; 0.0.0.0:8080 → everybody."""
     host, _, port = text.rpartition(":")
-    if not port.isdecimal():
-        raise argparse.ArgumentTypeError(problem("not a port", got=text, expected="PORT or HOST:PORT", remedy=""))
+    if not port.isdecimal() or int(port) > MOST_PORT:
+        expected = "PORT or HOST:PORT, up to 65535"
+        raise argparse.ArgumentTypeError(problem("not a port", got=text, expected=expected, remedy=""))
     return host or "127.0.0.1", int(port)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eyas.cli.table import counted
+from eyas.cli.table import counted, printable
 from eyas.video.frames import VideoFrame
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Tally:
         more |= {"gap" + "s" * (gaps > 1): gaps, "left out of the video": self.unwritten}
         trouble = "".join(f", {n} {what}" for what, n in more.items() if n)
         what = f"{'followed' if self.tracked else 'found'} {counted(self.found)}"
-        return f"{self.source.source_id}: {self.frames} frames, {self.rate:.1f} a second{trouble}; {what}"
+        return f"{printable(self.source.source_id)}: {self.frames} frames, {self.rate:.1f} a second{trouble}; {what}"
 
     def row(self) -> tuple[str, ...]:
         """As in COLUMNS."""

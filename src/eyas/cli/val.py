@@ -61,7 +61,6 @@ def run(args: argparse.Namespace) -> int:
     if args.task == "track":
         from eyas.cli import val_tracks
 
-        args.detector = args.detector or "nanodet"
         return val_tracks.run(args, _options(args))
     import cv2
 
@@ -128,7 +127,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     from eyas.card import read_names
 
     names = read_names(args.names) if args.names else None
-    same = {k: getattr(args, k) for k in ("backend", "precision", "device", "batch", "family", "imgsz", "card")}
+    kept = ("backend", "precision", "device", "batch", "family", "imgsz", "card", "trust", "rebuild")
+    same = {k: getattr(args, k) for k in kept}
     return same | {"names": names, "hint": args.hint or "throughput"}
 
 

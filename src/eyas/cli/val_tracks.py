@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eyas.cli.table import printable
 from eyas.errors import DataError, OptionError, problem
 from eyas.files import make_folder, write_atomically
 
@@ -25,7 +26,22 @@ if TYPE_CHECKING:
     from eyas.tracking import Tracker
     from eyas.tracking.mot import MotTable
 
-DEFAULT = "deepsort"
+DEFAULT, DETECTOR = "deepsort", "nanodet"
+# Flags of the model that detects in a video, by their names in the arguments, and their values where they are left out.
+OF_A_MODEL = {
+    "detector": ("--model", None),
+    "backend": ("--backend", None),
+    "device": ("--device", None),
+    "precision": ("--precision", "auto"),
+    "batch": ("--batch", 1),
+    "hint": ("--hint", None),
+    "trust": ("--trust", False),
+    "rebuild": ("--no-rebuild", True),
+    "family": ("--family", None),
+    "names": ("--names", None),
+    "imgsz": ("--imgsz", None),
+    "card": ("--card", None),
+}
 LAYOUT = "SEQ/gt/gt.txt and SEQ/det/det.txt, or gt.txt and det.txt beside each other"
 COLUMNS = ("hota", "deta", "assa", "mota", "idf1", "id_switches", "missed", "false", "objects", "tracks", "frames")
 
@@ -44,6 +60,8 @@ def run(args: argparse.Namespace, options: Mapping[str, Any]) -> int:
     from eyas.extras import need
 
     need("trackers", "track")
+    if args.save:
+        make_folder(args.save)
     judged, left_out = _judged(args, options)
     report = _report(args, judged, left_out)
     if args.save:
@@ -53,7 +71,7 @@ def run(args: argparse.Namespace, options: Mapping[str, Any]) -> int:
     else:
         sys.stdout.write(_table(report))
     if not args.quiet:
-        lines = [f"eyas: left out: {one['sequence']}: {one['reason']}" for one in left_out]
+        lines = [f"eyas: left out: {printable(one['sequence'])}: {one['reason']}" for one in left_out]
         lines += [f"eyas: report and tracks in {args.save}"] if args.save else []
         sys.stderr.write("".join(f"{line}\n" for line in lines))
     return 0
@@ -73,6 +91,7 @@ def _judged(args: argparse.Namespace, options: Mapping[str, Any]) -> tuple[list[
             if getattr(args, flag) is not None:
                 expected = "--results alone: they are tracks already"
                 raise OptionError(problem(f"--{flag} has no use", got="--results", expected=expected, remedy=""))
+        _check_no_model(args, "--results")
         truth, result = _truth(_named(args.truth)), read_mot(args.results)
         if (result.track_id < 0).any():
             remedy = "These are detections; give them as a sequence's det.txt."
@@ -86,6 +105,7 @@ def _judged(args: argparse.Namespace, options: Mapping[str, Any]) -> tuple[list[
         if args.iou is not None:
             what, expected = "--iou has no use", "a video, in which a model detects"
             raise OptionError(problem(what, got="a folder", expected=expected, remedy="Leave --iou out."))
+        _check_no_model(args, "a folder")
         if args.conf is not None and not math.isfinite(args.conf):  # MOT15's confidences are not 0 to 1
             raise OptionError(problem("--conf is wrong", got=args.conf, expected="a finite number", remedy=""))
         return _folder(source, names, args.conf)
@@ -93,6 +113,15 @@ def _judged(args: argparse.Namespace, options: Mapping[str, Any]) -> tuple[list[
         expected = "a folder of MOT sequences, or a video"
         raise DataError(problem(f"{source} cannot be judged", got="no such file", expected=expected, remedy=""))
     return [_video(args, names, options)], []
+
+
+def _check_no_model(args: argparse.Namespace, judged: str) -> None:
+    """Raise OptionError for flags of a model where none runs."""
+    unfit = [flag for name, (flag, default) in OF_A_MODEL.items() if getattr(args, name) != default]
+    if unfit:
+        what, expected = f"nothing here uses {', '.join(unfit)}", "a video, in which a model detects"
+        remedy = f"Leave {'it' if len(unfit) == 1 else 'them'} out."
+        raise OptionError(problem(what, got=judged, expected=expected, remedy=remedy))
 
 
 def _trackers(names: Sequence[str] | None) -> list[str]:
@@ -179,7 +208,7 @@ def _video(args: argparse.Namespace, names: Sequence[str], options: Mapping[str,
 
     truth = _truth(_named(args.truth))
     confs = {name: confidence_for(name) if args.conf is None else args.conf for name in names}
-    with open_video(args.model, live=False) as video, load(args.detector, **options) as model:
+    with open_video(args.model, live=False) as video, load(args.detector or DETECTOR, **options) as model:
         rate = next(iter(rates_of(video).values()), None)
         trackers = {name: _open(name, frame_rate=rate) for name in names}
         rows: dict[str, list[tuple[int, Any]]] = {name: [] for name in names}
@@ -221,7 +250,7 @@ def _report(args: argparse.Namespace, judged: Sequence[Judged], left_out: list[d
 def _table(report: Mapping[str, Any]) -> str:
     rows = [*report["sequences"], *({"sequence": "combined", **row} for row in report["combined"])]
     cells = [("sequence", "tracker", *(column.replace("_", " ") for column in COLUMNS))]
-    cells += [(r["sequence"], r["tracker"], *(_cell(r[column]) for column in COLUMNS)) for r in rows]
+    cells += [(printable(r["sequence"]), r["tracker"], *(_cell(r[column]) for column in COLUMNS)) for r in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for line in cells:

@@ -22,7 +22,7 @@ from eyas.skeleton import FAR
 from eyas.tracking import TRACKERS
 from eyas.tracking.counting import Event, LineCount, Moment, Reason, ZoneCount, anchors
 from eyas.tracking.overlay import Heat, draw_rules
-from eyas.tracking.rules import Line, Rules, Zone, read_rules, rules_of
+from eyas.tracking.rules import Line, Rules, Zone, check_classes, read_rules, rules_of
 from eyas.types import Frame, Image
 
 __all__ = ["Analytics", "Event", "Line", "Rules", "Zone", "read_rules", "rules_of"]
@@ -38,10 +38,14 @@ class Analytics:
     Speed is that of the centre of the box, in pixels of `size` per second: the length of the slope of the straight line
     that fits the last 0.5 s best (least squares: sum of (t - mean t)(p - mean p) over sum of (t - mean t)², for x and
     y), of the last two frames where these are farther apart, unknown for the first frame of a track.
-    Raises OptionError for a rule that reaches out of the picture, EyasError without the extra `track`.
+    Raises OptionError for a size that is none and a rule that reaches out of the picture, EyasError without the extra
+    `track`.
     """
 
     def __init__(self, rules: Rules, size: tuple[int, int]) -> None:
+        if not _is_size(size):
+            expected, remedy = "(height, width) in pixels, whole numbers of at least 1", "A frame's `size` is one."
+            raise OptionError(problem("the picture's size is wrong", got=repr(size), expected=expected, remedy=remedy))
         self._rules, self._size = rules, size
         self._items: list[LineCount | ZoneCount] = [
             *(LineCount(line, size, rules.minimum_crossing) for line in rules.lines),
@@ -136,16 +140,9 @@ class Analytics:
         return plain if rows.all() else plain[rows]
 
     def _check_classes(self, names: tuple[str, ...]) -> None:
-        if names == self._names:
-            return
-        wanted = {name for item in self._items for name in item.rule.classes or ()}
-        unknown = sorted(wanted - set(names))
-        if names and unknown:
-            expected = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
-            remedy = "Mend the rule's classes."
-            what = "the model has no such class"
-            raise OptionError(problem(what, got=", ".join(unknown), expected=expected, remedy=remedy))
-        self._names = names
+        if names != self._names:
+            check_classes(self._rules, names)
+            self._names = names
 
     def _counted(self, objects: Detections, classes: tuple[str, ...] | None) -> Detections:
         return objects if classes is None else objects[np.isin(objects.class_name, classes)]
@@ -172,3 +169,8 @@ class Analytics:
         events = [e for item in self._items for e in item.forget(before_s, moment, self._speed, reason)]
         self._paths = {i: path for i, path in self._paths.items() if path[-1][0] >= before_s}
         return events
+
+
+def _is_size(size: object) -> bool:
+    sides = size if isinstance(size, (tuple, list)) and len(size) == 2 else (None,)
+    return all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) and side > 0 for side in sides)

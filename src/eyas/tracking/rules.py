@@ -152,6 +152,26 @@ def in_pixels(rule: Line | Zone, size: tuple[int, int]) -> NDArray[np.float64]:
     return points
 
 
+def check_fit(rules: Rules, size: tuple[int, int]) -> None:
+    """Raise OptionError for a line or zone that reaches out of a (height, width) picture."""
+    for rule in _all(rules):
+        in_pixels(rule, size)
+
+
+def check_classes(rules: Rules, names: Sequence[str]) -> None:
+    """Raise OptionError for a rule's class that is not among a model's names; of one without names nothing is known."""
+    wanted = {name for rule in _all(rules) for name in rule.classes or ()}
+    unknown = sorted(wanted - set(names))
+    if names and unknown:
+        expected = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
+        what, remedy = "the model has no such class", "Mend the rule's classes."
+        raise OptionError(problem(what, got=", ".join(unknown), expected=expected, remedy=remedy))
+
+
+def _all(rules: Rules) -> tuple[Line | Zone, ...]:
+    return (*rules.lines, *rules.zones)
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, which would otherwise keep the last of two values of a key and say nothing."""
     names = [name for name, _ in pairs]

@@ -19,6 +19,7 @@ from eyas.errors import OptionError, SourceError, problem
 from eyas.types import Image
 from eyas.video.decode import BrokenPacket, Decoder, HostDecoder, pyav
 from eyas.video.frames import VideoStats
+from eyas.video.piped import HEAD, MOST_HEAD, check_pipe, unfit
 from eyas.video.target import Target
 from eyas.video.web import Reach, Web
 
@@ -135,7 +136,9 @@ class Connection:
             if sys.stdin is None or sys.stdin.isatty():
                 what, remedy = "nothing comes on standard input", "Write … | eyas …"
                 raise SourceError(problem(what, got="a terminal", expected="a video's bytes", remedy=remedy))
-            found["file"] = _Pipe(sys.stdin.buffer)
+            pipe = _Pipe(sys.stdin.buffer)
+            check_pipe(pipe.head(), bare=raw is not None)
+            found["file"] = pipe
         elif kind == "camera":
             found |= {"format": "v4l2", "options": {}, "timeout": self.timeout_s}
         elif kind == "web":
@@ -198,6 +201,8 @@ class Connection:
                 )
             )
         if isinstance(error, (self._av.error.InvalidDataError, self._av.error.ArgumentError)):
+            if self.target.kind == "stdin":
+                return unfit("what libav finds no video in")
             remedy = "Is it complete? An mp4 whose recording was cut off lacks its index (moov) and cannot be read."
             expected = "a video, in a container that eyas reads"
             return SourceError(problem(f"{name} is no video", got="other data", expected=expected, remedy=remedy))
@@ -299,6 +304,8 @@ def _timed_out(av: Any, error: Exception) -> bool:
 class _Pipe:
     """Bytes that come once: only `read`, so that libav does not seek. Returns what is there, without waiting for n.
 
+    `head` gives the first ones beforehand; `read` then gives them again.
+
     What is buffered already comes first; then the file itself is read: a thread that waits in the buffer's lock when
     Python ends makes that a fatal error.
     """
@@ -309,8 +316,21 @@ class _Pipe:
         raw = getattr(file, "raw", None)
         self._first: Callable[[int], bytes] | None = buffered
         self._read: Callable[[int], bytes | None] = raw.read if raw else buffered
+        self._seen = b""
+
+    def head(self) -> bytes:
+        """At least the first 64 bytes, or all there are; waits for them."""
+        while len(self._seen) < HEAD and (more := self._next(MOST_HEAD)):
+            self._seen += more
+        return self._seen
 
     def read(self, n: int) -> bytes:
+        if self._seen:
+            given, self._seen = self._seen[:n], self._seen[n:]
+            return given
+        return self._next(n)
+
+    def _next(self, n: int) -> bytes:
         first, self._first = self._first, None
         return (first or self._read)(n) or b""
 

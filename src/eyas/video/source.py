@@ -126,6 +126,10 @@ def open_video(
         raise OptionError(problem("the video's settings are out of range", got=got, expected=expected, remedy=""))
     gpu = _gpu(decode, device)
     target = target_of(source)
+    if raw is not None and target.kind in ("pictures", "camera", "stream"):
+        what, expected = "bare pixels (--raw, raw) cannot be read there", "a file, an http address or standard input"
+        remedy = "Leave raw out: this source says itself what it is."
+        raise OptionError(problem(what, got=target.source_id, expected=expected, remedy=remedy))
 
     def connect(begun: Callable[[Opened], None] | None = None) -> Opened:
         if target.kind == "pictures":
