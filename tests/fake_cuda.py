@@ -37,7 +37,6 @@ SAID = {
     214: b"uncorrectable ECC error encountered",
     901: b"operation failed due to a previous error during capture",
 }
-MOST_URGENT = -5  # of a stream's priorities
 CaptureMode = IntEnum("CaptureMode", {"CU_STREAM_CAPTURE_MODE_THREAD_LOCAL": 1})
 Work = Callable[[], object]
 
@@ -65,7 +64,6 @@ class Machine:
         self.core = SimpleNamespace(
             Device=lambda index: Device(self),
             LegacyPinnedMemoryResource=lambda: SimpleNamespace(allocate=lambda size: Buffer(self, size, pinned=True)),
-            StreamOptions=lambda priority: SimpleNamespace(priority=priority),
             LaunchConfig=lambda grid, block: SimpleNamespace(grid=grid, block=block),
             launch=lambda stream, config, kernel, *args: stream.enqueue(lambda: kernel(config.grid, *args)),
         )
@@ -83,8 +81,8 @@ class Machine:
 class Stream:
     """A list of work."""
 
-    def __init__(self, machine: Machine, priority: int = 0) -> None:
-        self.machine, self.todo, self.done, self.priority = machine, [], 0, priority
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.todo, self.done = machine, [], 0
         self.recording: list[Work] | None = None
         self.invalid = self.closed = False
         self.handle = next(machine.handles)
@@ -167,10 +165,9 @@ class Device:
     def set_current(self) -> None:
         self.machine.check()
 
-    def create_stream(self, *, options: Any) -> Stream:
+    def create_stream(self) -> Stream:
         self.machine.check()
-        assert MOST_URGENT <= options.priority <= 0  # cuda-core refuses others
-        return Stream(self.machine, options.priority)
+        return Stream(self.machine)
 
     def allocate(self, size: int, *, stream: Stream) -> Buffer:
         assert stream.recording is None, "nothing is allocated while a graph is captured"
@@ -190,9 +187,6 @@ class Driver:
 
     def cuCtxGetCurrent(self) -> tuple[int, int]:
         return self.machine.lost, 4711
-
-    def cuCtxGetStreamPriorityRange(self) -> tuple[int, int, int]:
-        return self.machine.lost, 0, MOST_URGENT
 
     def cuStreamBeginCapture(self, handle: int, mode: Any) -> tuple[int]:
         assert mode is CaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL

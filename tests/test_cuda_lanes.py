@@ -15,7 +15,7 @@ from fake_cuda import CUresult, Machine, machine
 
 from eyas.cuda.device import CudaDevice, open_device
 from eyas.cuda.graph import captured, captured_sizes, fitting
-from eyas.cuda.lane import HostLane, LanedEngine, lane_streams, sizes
+from eyas.cuda.lane import HostLane, LanedEngine, sizes
 from eyas.cuda.memory import Block, address_of, copy, device_image, is_pinned, new_array, pinned
 from eyas.cuda.stages import DeviceStages
 from eyas.errors import BackendError, OptionError, SourceError
@@ -205,13 +205,6 @@ def test_an_address_is_that_of_the_first_byte_whatever_the_array():
 
 
 # ---- lanes from the host and back ----
-
-
-def test_no_two_lanes_are_alike_in_urgency(device: CudaDevice):
-    """As far as the GPU tells them apart: the stand-in knows six priorities, as CUDA has them on most."""
-    assert [s.priority for s in lane_streams(device, 1)] == [0]
-    assert [s.priority for s in lane_streams(device, 2)] == [-1, 0]
-    assert [s.priority for s in lane_streams(device, 8)] == [-5, -5, -5, -4, -3, -2, -1, 0]
 
 
 def test_a_lane_gives_what_its_network_gives(device: CudaDevice):

@@ -107,15 +107,9 @@ class CudaDevice:
         """Make it the calling thread's device, in its primary context, which PyTorch and CuPy use too."""
         self.passed(self.quick.cuCtxSetCurrent(self.context))
 
-    def stream(self, urgency: int = 0) -> Any:
-        """A new stream (cuda.core.Stream) that does not wait for the default one.
-
-        urgency: where two streams have kernels to run, the more urgent one's go first, as far as the GPU tells them
-        apart.
-        """
-        code, least, most = self.driver.cuCtxGetStreamPriorityRange()  # 0 and −5, or so
-        self.passed(code)
-        return self.device.create_stream(options=self.core.StreamOptions(priority=max(most, least - urgency)))
+    def stream(self) -> Any:
+        """A new stream (cuda.core.Stream) that does not wait for the default one."""
+        return self.device.create_stream()
 
     def kernel(self, file: str, name: str, **macros: object) -> Any:
         """A kernel of one of this package's .cu files (cuda.core.Kernel), from the cache where it was compiled before.

@@ -67,15 +67,6 @@ class Lane(Protocol):
         """Free all of it."""
 
 
-def lane_streams(device: CudaDevice, count: int) -> list[Any]:
-    """A stream for each lane, the first the most urgent.
-
-    Lanes that share the GPU alike end at the same time, and then it has nothing to do until both are given more. So one
-    runs at full speed, and the others in its gaps.
-    """
-    return [device.stream(urgency=count - 1 - i) for i in range(count)]
-
-
 class HostLane:
     """A lane with page-locked twins of its arrays, for what comes from the host and goes back to it."""
 

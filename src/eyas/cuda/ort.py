@@ -14,7 +14,7 @@ import onnx
 from eyas.backends import check_precision
 from eyas.cuda.device import CudaDevice, open_device
 from eyas.cuda.graph import captured, fitting
-from eyas.cuda.lane import Lane, LanedEngine, lane_streams, sizes
+from eyas.cuda.lane import Lane, LanedEngine, sizes
 from eyas.cuda.memory import DeviceArray, new_array
 from eyas.cuda.nms import NmsLane
 from eyas.errors import BackendError, OptionError, problem
@@ -61,9 +61,8 @@ def open_lanes(model: onnx.ModelProto, spec: BuildSpec, providers: Sequence[Any]
         raise OptionError(problem("the number of lanes is wrong", got=count, expected="1 to 16", remedy=""))
     end = open_end(model) if spec.options.get("nms", "kernel") == "kernel" else None
     lanes: list[Lane] = []
-    device.use()
-    for stream in lane_streams(device, count):
-        plain = OrtLane(device, stream, model, spec, [(name, settings), *providers[1:]])
+    for _ in range(count):
+        plain = OrtLane(device, model, spec, [(name, settings), *providers[1:]])
         lanes.append(NmsLane(device, plain, end) if end else plain)
     title = name.removesuffix("ExecutionProvider")
     about = f"ONNX Runtime {ort.__version__}, {title}, {device.gpu.name}, {'fp16' if narrow else 'fp32'}"
@@ -75,16 +74,11 @@ class OrtLane:
     """See `eyas.cuda.lane.Lane`."""
 
     def __init__(
-        self,
-        device: CudaDevice,
-        stream: Any,
-        model: onnx.ModelProto,
-        spec: BuildSpec,
-        providers: Sequence[tuple[str, Any] | str],
+        self, device: CudaDevice, model: onnx.ModelProto, spec: BuildSpec, providers: Sequence[tuple[str, Any] | str]
     ) -> None:
-        """stream: its own from now on. providers: ONNX Runtime's, the first with its settings. Raises BackendError."""
+        """providers: ONNX Runtime's, the first with its settings. Raises BackendError."""
         device.use()
-        self._device, self.stream = device, stream
+        self._device, self.stream = device, device.stream()
         value = inputs_of(model.graph)[0]
         batch = dims_of(value)[0]
         fixed = batch if isinstance(batch, int) else None

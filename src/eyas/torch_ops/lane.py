@@ -12,7 +12,7 @@ import onnx
 
 from eyas.cuda.device import CudaDevice, open_device
 from eyas.cuda.graph import fitting
-from eyas.cuda.lane import Lane, LanedEngine, lane_streams, sizes
+from eyas.cuda.lane import Lane, LanedEngine, sizes
 from eyas.cuda.memory import DeviceArray, new_array
 from eyas.cuda.nms import NmsLane
 from eyas.errors import BackendError, EyasError, OptionError, problem
@@ -43,8 +43,7 @@ def open_lanes(torch: Any, model: onnx.ModelProto, spec: BuildSpec, index: int) 
         to_narrow(ours, "fp16")
     end = open_end(ours) if spec.options.get("nms", "kernel") == "kernel" else None
     graph = Graph(torch, ours, torch.device("cuda", index))
-    device.use()
-    lanes: list[Lane] = [TorchLane(torch, device, s, graph, ours, spec) for s in lane_streams(device, count)]
+    lanes: list[Lane] = [TorchLane(torch, device, graph, ours, spec) for _ in range(count)]
     lanes = [NmsLane(device, lane, end) for lane in lanes] if end else lanes
     description = f"PyTorch {torch.__version__}, {device.gpu.name}, {precision or 'fp32'}"
     return LanedEngine(device, lanes, sizes(spec, graph.fixed)[-1], description)
@@ -53,12 +52,10 @@ def open_lanes(torch: Any, model: onnx.ModelProto, spec: BuildSpec, index: int) 
 class TorchLane:
     """See `eyas.cuda.lane.Lane`."""
 
-    def __init__(
-        self, torch: Any, device: CudaDevice, stream: Any, graph: Graph, model: onnx.ModelProto, spec: BuildSpec
-    ) -> None:
-        """stream: its own from now on. graph: of `model`, on the device; lanes may share it. Raises BackendError."""
+    def __init__(self, torch: Any, device: CudaDevice, graph: Graph, model: onnx.ModelProto, spec: BuildSpec) -> None:
+        """graph: of `model`, on the device; lanes may share it. Raises BackendError."""
         device.use()
-        self._torch, self._device, self.stream = torch, device, stream
+        self._torch, self._device, self.stream = torch, device, device.stream()
         self.sizes = sizes(spec, graph.fixed)
         self.inputs = {v.name: self._array(v) for v in inputs_of(model.graph)}
         self.outputs = {v.name: self._array(v) for v in model.graph.output}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from eyas.cuda.device import CudaDevice
-from eyas.cuda.lane import Lane, LanedEngine, lane_streams, sizes
+from eyas.cuda.lane import Lane, LanedEngine, sizes
 from eyas.engines.layers import Layer
 from eyas.trt.edition import Edition
 from eyas.trt.inspect import engine_layers
@@ -47,9 +47,7 @@ class Executor(LanedEngine):
         spec = BuildSpec(batch=(least, batches[0][1], most), options={"sizes": named} if named else {})
         counts = sizes(spec, None)
         new_context = new_context or engine.create_execution_context
-        device.use()
-        streams = lane_streams(device, lanes)
-        made: list[Lane] = [TrtLane(device, s, edition, self.tensors, counts, new_context) for s in streams]
+        made: list[Lane] = [TrtLane(device, edition, self.tensors, counts, new_context) for _ in range(lanes)]
         super().__init__(device, made, most, description)
 
     def layers(self) -> list[Layer]:

@@ -104,15 +104,14 @@ class TrtLane:
     def __init__(
         self,
         device: CudaDevice,
-        stream: Any,
         edition: Edition,
         tensors: Sequence[Tensor],
         sizes: Sequence[int],
         new_context: Callable[[], Any],
     ) -> None:
-        """stream: its own from now on. sizes: batches within the profile, rising. Raises BackendError."""
+        """sizes: batches within the profile, rising. Raises BackendError."""
         device.use()
-        self._device, self.stream, self.sizes = device, stream, tuple(sizes)
+        self._device, self.stream, self.sizes = device, device.stream(), tuple(sizes)
         self._inputs = [t for t in tensors if t.is_input]
         profiles = {size: profile_for(tensors, size) for size in self.sizes}
         whose = {size: size if edition.shares_profiles else profile for size, profile in profiles.items()}
