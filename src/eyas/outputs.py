@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def results_of(
     """Every image's result, or what went wrong with it: as `result_of`, with the arithmetic of a batch done at once."""
     if "detections" in outputs:
         rows: Floats = outputs["detections"][:, : max(outputs["count"].tolist(), default=0)]
-        finite = np.logical_and.reduce(np.isfinite(rows), axis=None)
+        finite = isfinite(np.add.reduce(rows, axis=None))  # one that is not makes the sum alike
         if card.task in ("detect", "pose") and finite and all(outputs["converged"].tolist()):
             return list(_finished(card, outputs, rows, boxes))
     found: list[Result | Exception] = []
@@ -54,11 +55,12 @@ def results_of(
 
 def _finished(card: ModelCard, outputs: Outputs, rows: Floats, boxes: Sequence[Letterbox]) -> Iterator[Detections]:
     """Results of rows that are finite, suppressed, and in order: what nearly every batch is."""
-    offset, scale, start, size = np.array([_map(b) for b in boxes]).transpose(1, 0, 2)[:, :, None]
-    at = rows[..., :4].astype(np.float64)
-    at -= offset
+    if all(box is boxes[0] for box in boxes):  # as in most batches
+        offset, scale, size = _map(boxes[0])
+    else:
+        offset, scale, size = np.array([_map(b) for b in boxes]).transpose(1, 0, 2)[:, :, None]
+    at = np.subtract(rows[..., :4], offset, dtype=np.float64)
     at /= scale
-    at += start
     np.maximum(at, 0, out=at)
     np.minimum(at, size, out=at)
     xyxy = at.astype(np.float32)
@@ -70,8 +72,10 @@ def _finished(card: ModelCard, outputs: Outputs, rows: Floats, boxes: Sequence[L
 
 @lru_cache(maxsize=1024)
 def _map(box: Letterbox) -> NDArray[np.float64]:
-    """`Letterbox.boxes_to_source` in numbers, each twice: [offset, scale, start, size][x, y, x, y]."""
-    return np.array([box.offset[::-1] * 2, box.scale[::-1] * 2, box.window[1::-1] * 2, box.source[::-1] * 2])
+    """`Letterbox.boxes_to_source` in numbers, each twice: [where its source begins, scale, size][x, y, x, y]."""
+    scale, start = np.array(box.scale), np.array(box.window[:2])
+    origin = np.array(box.offset) - start * scale
+    return np.array([np.tile(pair[::-1], 2) for pair in (origin, scale, np.array(box.source))])
 
 
 def is_full(outputs: Outputs, confidences: Sequence[float]) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from eyas.cuda.codec import open_decoder
 from eyas.cuda.device import CudaDevice
 from eyas.cuda.graph import captured_sizes
 from eyas.cuda.lane import HostLane, LanedEngine
-from eyas.cuda.letterbox import LetterboxKernel, Row, Source, row_of
+from eyas.cuda.letterbox import LetterboxKernel, Row, Source, fit_of, row_of
 from eyas.cuda.memory import Block, address_of, copy, is_pinned, pinned
 from eyas.cuda.timing import DeviceClock
 from eyas.graph.head import HeadSpec
@@ -98,6 +99,7 @@ class DeviceStages:
         """options: a `BuildSpec`'s, of which `decode` is for here: "host" or "gpu". Raises OptionError, EyasError."""
         self.card, self.engines = card, tuple(engines)
         self._outcomes = Outcomes(card, head)
+        self._fit = lru_cache(maxsize=1024)(partial(_fit, card))  # by the size of a frame
         self._intakes = {id(lane): Intake(lane, engine.largest, card) for engine in engines for lane in engine.all}
         # While one lane computes, the copy engine brings the next one's frames. A lane that is alone has nothing to
         # overlap with, and which of several GPUs will take a batch is not known yet: there the kernel reads the host.
@@ -129,17 +131,17 @@ class DeviceStages:
 
     def place(self, frame: Frame, memory: Memory, place: int) -> Placed:
         """Make the frame's pixels such that the GPU can fetch them without the CPU, and begin to bring them there."""
-        box = Letterbox.fit(frame.size, self.card.input_size, self.card.resize, self.card.crop)
+        box, fit = self._fit(frame.size)
         pixels: Any = frame.image
         if isinstance(pixels, DeviceImage):
-            return Placed(frame, box, row_of(Source(pixels.address, pixels.row_bytes), box), pixels)
+            return Placed(frame, box, Row(pixels.address, 0, pixels.row_bytes, 0, fit), pixels)
         slot, address = memory.slots[place], address_of(pixels)
         if not self._readable(pixels, address):
             pixels = slot.pinned(pixels)
             address = address_of(pixels)
         if self._uploads:
             address = slot.upload(address, pixels.nbytes)
-        return Placed(frame, box, row_of(Source(address, pixels.shape[1] * 3), box), pixels)
+        return Placed(frame, box, Row(address, 0, pixels.shape[1] * 3, 0, fit), pixels)
 
     def run(
         self, engine: int, memory: Memory, places: Sequence[int], jobs: Sequence[Job], placed: Sequence[Placed]
@@ -168,6 +170,12 @@ class DeviceStages:
             raise
         finally:
             lanes.put(lane)
+
+
+def _fit(card: ModelCard, size: tuple[int, int]) -> tuple[Letterbox, bytes]:
+    """How frames of (height, width) are letterboxed, and that as the kernel reads it."""
+    box = Letterbox.fit(size, card.input_size, card.resize, card.crop)
+    return box, fit_of(box)
 
 
 class Intake:
