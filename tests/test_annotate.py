@@ -1,5 +1,6 @@
 """Pictures are drawn on as documented: exact pixels of the boxes, labels within the picture, the input untouched."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from eyas.annotate import OKABE_ITO, UNICODE, class_colour, draw, ink
+from eyas import annotate
+from eyas.annotate import OKABE_ITO, UNICODE, Pen, class_colour, draw, ink, place_label
 from eyas.errors import OptionError, SourceError
 from eyas.nms import rotated_corners
 from eyas.results import Classification, Detections, Embedding
@@ -17,6 +19,14 @@ from eyas.types import Image
 NAMES = ("person", "кошка", "猫", "bad\ud800\nname", "x" * 3000)
 SKY_BLUE = [233, 180, 86]  # class 0 in BGR
 ORANGE = [0, 159, 230]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_labels() -> Iterator[None]:
+    """None that a test before or after wrote otherwise."""
+    annotate._tile.cache_clear()
+    yield
+    annotate._tile.cache_clear()
 
 
 def found(*rows: list[float], ids: list[int] | None = None) -> Detections:
@@ -52,6 +62,13 @@ def test_a_thick_line_is_centred_on_the_edge_and_stays_in_the_picture() -> None:
     np.testing.assert_array_equal(np.flatnonzero(coloured(drawn, SKY_BLUE)[30]), [18, 19, 20, 21, 38, 39, 40, 41])
     drawn = draw(grey(60, 60), found([-9, -9, 99, 99, 0.9, 0]), labels=False, line_width=3)
     np.testing.assert_array_equal(np.flatnonzero(coloured(drawn, SKY_BLUE)[30]), [0, 1, 2, 57, 58, 59])
+
+
+def test_a_box_thinner_than_its_line_is_filled() -> None:
+    expected = grey(60, 60)
+    expected[18:42, 28:34] = SKY_BLUE
+    drawn = draw(grey(60, 60), found([30, 20, 32, 40, 0.9, 0]), labels=False, line_width=5)
+    np.testing.assert_array_equal(drawn, expected)
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -113,6 +130,37 @@ def test_labels_do_not_cover_each_other_where_there_is_room() -> None:
     assert shapes == pytest.approx([2 * one, 3 * one, 4 * one], rel=0.15)
 
 
+def test_a_label_wider_than_the_picture_is_cut_at_its_edge() -> None:
+    box = [20.0, 60, 80, 90, 0.9, 4]
+    cut, whole = (draw(grey(100, width), found(box))[:60] for width in (100, 2000))  # what is above the box
+    assert coloured(cut, list(class_colour(4)))[:, 99].any()
+    np.testing.assert_array_equal(cut, whole[:, 20:120])
+
+
+@pytest.mark.parametrize("name", ["ggjjpqy", "ÅÉÎ|"])
+def test_letters_do_not_reach_over_their_label(name: str) -> None:
+    one = replace(found([50, 100, 250, 250, 0.9, 0]), names=(name,))
+    rows, columns = np.nonzero((draw(grey(300, 300), one) != draw(grey(300, 300), one, labels=False)).any(axis=2))
+    pen = Pen.fitting(grey(300, 300))
+    assert pen is not None
+    label = pen.label(name, " 0.90", (255, 255, 255), 300)
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == label.shape[:2]
+
+
+def test_a_label_takes_the_first_place_that_is_free() -> None:
+    taken: list[tuple[int, ...]] = []
+    for top in (40, 50, 90):  # above the box, inside it, below it
+        assert place_label([50, 50, 90, 90], (10, 30), 0, (200, 200), taken) == (50, top, 80, top + 10)
+        taken.append((0, top, 200, top + 10))
+
+
+def test_where_no_place_is_free_a_label_covers_the_fewest_pixels() -> None:
+    taken = [(0, 0, 200, 200), (0, 0, 200, 55), (55, 0, 90, 200)]
+    assert place_label([50, 50, 90, 90], (10, 30), 0, (200, 200), taken) == (50, 90, 80, 100), "below"
+    taken.append((50, 90, 60, 200))
+    assert place_label([50, 50, 90, 90], (10, 30), 0, (200, 200), taken) == (60, 90, 90, 100), "and to the left"
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 20000), (20000, 1), (64, 64), (40, 3000)])
 def test_no_shape_and_no_box_crashes(shape: tuple[int, int]) -> None:
     height, width = shape
@@ -136,6 +184,12 @@ def test_opencv_4_writes_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "putText", lambda tile, text, *rest: written.append(text))
     draw(grey(200, 300), found([20, 50, 280, 190, 0.9, 1]))
     assert written == ["????? 0.90"]
+
+
+def test_a_label_that_comes_again_is_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = draw(grey(200, 300), found([20, 50, 280, 190, 0.9, 0]))
+    monkeypatch.setattr(cv2, "putText", lambda *_: pytest.fail("written again"))
+    np.testing.assert_array_equal(draw(grey(200, 300), found([20, 50, 280, 190, 0.9, 0])), first)
 
 
 def test_colours_are_fixed_and_told_apart() -> None:

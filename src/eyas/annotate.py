@@ -7,7 +7,11 @@ stays on top. The most confident label chooses its place first and the others av
 from __future__ import annotations
 
 import colorsys
-from functools import cache
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache, lru_cache
+from itertools import product
+from operator import itemgetter
 from typing import Literal
 
 import cv2
@@ -31,6 +35,7 @@ SHADES = ((0.45, 1.0), (0.9, 0.65), (0.75, 0.95))
 PANEL_SHARE = 0.3  # of the picture behind the likeliest classes; the rest is black, so that white stays readable
 MOST_CLASSES = 5  # lines of that panel
 ColourBy = Literal["class", "track"]
+Place = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole pixels, x2 and y2 exclusive
 UNICODE = int(cv2.__version__.split(".")[0]) >= 5  # what cv2.putText can write
 
 
@@ -90,8 +95,9 @@ def draw_objects(
     colour_by: ColourBy,
 ) -> None:
     """As `draw`, into `picture`, a copy of `image` that may hold other things already. Raises OptionError."""
-    best_first = detections[np.argsort(-detections.confidence, kind="stable")]
-    masks, turned, points = best_first.mask, best_first.xyxyxyxy, best_first.keypoints
+    order = np.argsort(-detections.confidence, kind="stable")
+    best_first = replace(detections, mask=None, embedding=None)[order]  # masks are as large as the picture: not copied
+    masks, turned, points = detections.mask, best_first.xyxyxyxy, best_first.keypoints
     size = picture.shape[:2]
     if masks is not None and len(masks) and masks.shape[1:] != size:
         got, expected = (f"{w} × {h} pixels" for h, w in (masks.shape[1:], size))
@@ -108,7 +114,7 @@ def draw_objects(
     last_first = range(len(best_first) - 1, -1, -1)
     if masks is not None:
         for i in last_first:
-            tint(picture, image, masks[i], colours[i], widths[i])
+            tint(picture, image, masks[order[i]], colours[i], widths[i])
     for i in last_first:
         if turned is not None and np.isfinite(turned[i]).all():
             polygon, width = fixed_point(turned[i]), max(1, widths[i] - 1)  # OpenCV's soft edges add about one
@@ -129,12 +135,27 @@ def _draw_labels(
     pen = Pen.fitting(picture)
     if pen is None:
         return
-    tiles = [pen.label(best_first[i], colour, picture.shape[1]) for i, colour in enumerate(colours)]
-    places = np.zeros((0, 4), np.int64)
-    for box, tile, width in zip(corners, tiles, widths, strict=True):
-        places = np.vstack([places, place_label(box, tile.shape[:2], width // 2, picture.shape[:2], places)])
-    for (x1, y1, x2, y2), tile in reversed(list(zip(places.tolist(), tiles, strict=True))):
+    size = picture.shape[:2]
+    texts = zip(_texts(best_first), colours, strict=True)
+    tiles = [_tile(pen.size, *text, colour, size[1]) for text, colour in texts]
+    places: list[Place] = []
+    for tile, box, width in zip(tiles, corners, widths, strict=True):
+        places.append(place_label(box, tile.shape[:2], width // 2, size, places))
+    for (x1, y1, x2, y2), tile in reversed(list(zip(places, tiles, strict=True))):
         picture[y1:y2, x1:x2] = tile
+
+
+@lru_cache(maxsize=512)
+def _tile(size: int, name: str, rest: str, colour: Bgr, most: int) -> Image:
+    """A label by the pen of that size, not to be written to: in a video most of a frame's were in the last ones."""
+    return Pen(size).label(name, rest, colour, most)
+
+
+def _texts(detections: Detections) -> list[tuple[str, str]]:
+    """What is written of each object: its name, and the rest, such as " 0.87 #12"."""
+    ids, scores = detections.tracker_id, detections.confidence.tolist()
+    tracks = [""] * len(scores) if ids is None else [f" #{i}" for i in ids.tolist()]
+    return [(name, f" {p:.2f}{track}") for name, p, track in zip(detections.class_name, scores, tracks, strict=True)]
 
 
 def _draw_classes(picture: Image, result: Classification) -> None:
@@ -173,6 +194,7 @@ def object_colours(detections: Detections, colour_by: ColourBy = "class") -> lis
     return [class_colour((i - 1) % 1000) for i in detections.tracker_id.tolist()]
 
 
+@lru_cache(maxsize=2048)
 def ink(background: Bgr) -> Bgr:
     """Black or white, whichever contrasts more with `background` (WCAG 2.2 relative luminance; they tie at 0.179)."""
     linear = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
@@ -192,29 +214,55 @@ def _outline(picture: Image, box: list[int], colour: Bgr, width: int) -> None:
     out = width // 2
     x1, y1 = max(box[0] - out, 0), max(box[1] - out, 0)
     x2, y2 = min(box[2] + out, picture.shape[1]), min(box[3] + out, picture.shape[0])
-    picture[y1 : min(y1 + width, y2), x1:x2] = picture[max(y2 - width, y1) : y2, x1:x2] = colour
-    picture[y1:y2, x1 : min(x1 + width, x2)] = picture[y1:y2, max(x2 - width, x1) : x2] = colour
+    bands = (
+        (x1, y1, x2, min(y1 + width, y2)),
+        (x1, max(y2 - width, y1), x2, y2),
+        (x1, y1, min(x1 + width, x2), y2),
+        (max(x2 - width, x1), y1, x2, y2),
+    )
+    for band in bands:
+        _fill(picture, band, colour)
+
+
+def _fill(picture: Image, place: Place, colour: Bgr) -> None:
+    """As `picture[y1:y2, x1:x2] = colour`, which takes several times as long.
+
+    By NumPy, as each call of OpenCV gives Python's lock away, and waits for it again where other threads want it too.
+    """
+    x1, y1, x2, y2 = place
+    picture[y1:y2, x1:x2] = _row(colour, picture.shape[1])[:, : x2 - x1]
+
+
+@lru_cache(maxsize=1024)
+def _row(colour: Bgr, width: int) -> Image:
+    """One row of pixels, not to be written to."""
+    return np.full((1, width, 3), colour, np.uint8)
 
 
 def place_label(
-    box: list[int], tile: tuple[int, ...], out: int, size: tuple[int, ...], taken: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Where a label of (height, width) `tile` goes, x1, y1, x2, y2: above the box, else inside it, else below.
+    box: list[int], tile: tuple[int, ...], out: int, size: tuple[int, ...], taken: Iterable[Iterable[int]]
+) -> Place:
+    """Where a label of (height, width) `tile` goes: above the box, else inside it, else below.
 
-    It goes where it covers the fewest pixels of the `taken` [K, 4] and is moved least to stay in the picture; inside
+    It goes where it covers the fewest pixels of the `taken` places and is moved least to stay in the picture; inside
     comes last where the label would hide most of the object.
     """
     height, width = tile
     xs = (box[0] - out, box[2] + out - width)
     above, inside, below = box[1] - out - height, box[1] - out, box[3] + out
     ys = (above, inside, below) if box[3] - box[1] > 2 * height else (above, below, inside)
-    wanted = np.array([(x, y) for x in xs for y in ys])
-    start = wanted.clip(0, (size[1] - width, size[0] - height))
-    places = np.hstack([start, start + np.array((width, height))])
-    low, high = np.maximum(places[:, None, :2], taken[:, :2]), np.minimum(places[:, None, 2:], taken[:, 2:])
-    covered = (high - low).clip(0).prod(axis=2).sum(axis=1)
-    cost = covered + width * np.abs(wanted - start)[:, 1]
-    return np.asarray(places[cost.argmin()])
+    places: list[tuple[int, Place]] = []
+    for x, y in product(xs, ys):
+        x1, y1 = min(max(x, 0), size[1] - width), min(max(y, 0), size[0] - height)
+        x2, y2 = x1 + width, y1 + height
+        cost = width * abs(y - y1)
+        for left, top, right, bottom in taken:
+            if left < x2 and x1 < right and top < y2 and y1 < bottom:
+                cost += (min(right, x2) - max(left, x1)) * (min(bottom, y2) - max(top, y1))
+        places.append((cost, (x1, y1, x2, y2)))
+        if cost == 0:
+            break
+    return min(places, key=itemgetter(0))[1]
 
 
 class Pen:
@@ -233,11 +281,10 @@ class Pen:
         pen = cls(max(11, round(6 + 0.017 * shorter)))
         return pen if shorter >= 3 * pen.height else None
 
-    def label(self, one: Detections, colour: Bgr, most: int) -> Image:
-        """The label of the one object in `one` as a picture of its own, at most `most` pixels wide."""
-        name, track = _clean(one.class_name[0][:99]), "" if one.tracker_id is None else f" #{one.tracker_id[0]}"
-        full = f"{name} {one.confidence[0]:.2f}{track}"
-        text = full if self.width(full) + 2 * self.pad <= most else name
+    def label(self, name: str, rest: str, colour: Bgr, most: int) -> Image:
+        """A picture of `name` and `rest`, or where they are wider than `most` pixels of the name, cut there."""
+        name = _clean(name[:99])
+        text = name + rest if self.width(name + rest) + 2 * self.pad <= most else name
         tile = np.full((self.height, self.width(text) + 2 * self.pad, 3), colour, np.uint8)
         self.write(tile, text, (self.pad, self.size), ink(colour))
         return tile[:, :most]
@@ -259,5 +306,6 @@ class Pen:
 
 def _clean(name: str) -> str:
     """`name` without what would leave the line or what OpenCV cannot write (5.0 crashes on a lone surrogate)."""
-    name = "".join(c if c.isprintable() else "?" for c in name)
+    if not name.isprintable():
+        name = "".join(c if c.isprintable() else "?" for c in name)
     return name if UNICODE else name.encode("ascii", "replace").decode()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -16,6 +18,15 @@ from eyas.video.frames import epoch_of
 TRAIL_S = 2.0
 MOST = 1000  # points of a trail, where times do not rise
 STEP_S = 1 / 30  # between frames without a time
+NOWHERE = np.iinfo(np.int32).max  # in place of both coordinates of a point that is not finite
+
+
+@dataclass(slots=True)
+class _Trail:
+    """Where one track stood, from the oldest on. xy: x, y of each point in turn, as `fixed_point` has them."""
+
+    times_s: deque[float] = field(default_factory=deque)
+    xy: array[int] = field(default_factory=lambda: array("i"))
 
 
 class Painter:
@@ -24,7 +35,7 @@ class Painter:
     def __init__(self, *, trail_s: float = TRAIL_S, labels: bool = True) -> None:
         """trail_s: for how many seconds a trail goes back; 0 draws none."""
         self._trail_s, self._labels = trail_s, labels
-        self._trails: dict[int, deque[tuple[float, float, float]]] = {}  # id → (time in seconds, x, y)
+        self._trails: dict[int, _Trail] = {}  # by tracker id
         self._last_s, self._epoch = 0.0, 0
 
     def draw(self, frame: Frame, found: Detections) -> Image:
@@ -46,21 +57,28 @@ class Painter:
         if epoch != self._epoch:
             self._trails, self._epoch = {}, epoch
         now_s = self._last_s = self._last_s + STEP_S if frame.pts_s is None else frame.pts_s
-        feet = np.column_stack([found.xyxy[:, [0, 2]].mean(axis=1), found.xyxy[:, 3]]).tolist()
-        for i, (x, y) in zip(_ids(found), feet, strict=True):
-            self._trails.setdefault(i, deque(maxlen=MOST)).append((now_s, x, y))
+        feet = np.column_stack([found.xyxy[:, [0, 2]].mean(axis=1), found.xyxy[:, 3]])
+        known = np.isfinite(feet).all(axis=1, keepdims=True)
+        points = np.where(known, fixed_point(np.where(known, feet, 0)), NOWHERE)
+        for i, xy in zip(_ids(found), points.tolist(), strict=True):
+            trail = self._trails.setdefault(i, _Trail())
+            trail.times_s.append(now_s)
+            trail.xy.extend(xy)
+        since_s = now_s - self._trail_s
         for i, trail in list(self._trails.items()):
-            while trail and trail[0][0] < now_s - self._trail_s:
-                trail.popleft()
-            if not trail:
+            while trail.times_s and (trail.times_s[0] < since_s or len(trail.times_s) > MOST):
+                trail.times_s.popleft()
+                del trail.xy[:2]
+            if not trail.times_s:
                 del self._trails[i]
 
     def _draw_trails(self, image: Image, found: Detections) -> None:
         width = max(1, round(1 + min(image.shape[:2]) / 500))
         for i, colour in zip(_ids(found), object_colours(found, "track"), strict=True):
-            points = np.array([(x, y) for _, x, y in self._trails.get(i, ())], np.float64)
-            if len(points) > 1 and np.isfinite(points).all():
-                cv2.polylines(image, [fixed_point(points)], False, colour, width, cv2.LINE_AA, SHIFT)
+            trail = self._trails.get(i)
+            if trail and len(trail.times_s) > 1 and NOWHERE not in trail.xy:
+                points = np.array(trail.xy, np.int32).reshape(-1, 2)
+                cv2.polylines(image, [points], False, colour, width, cv2.LINE_AA, SHIFT)
 
 
 def _ids(found: Detections) -> list[int]:

@@ -1,0 +1,34 @@
+"""Trails of tracked objects: which of a track's points they join."""
+
+import numpy as np
+import pytest
+
+from eyas.results import Detections
+from eyas.tracking.draw import Painter
+from eyas.types import Image
+from eyas.video.frames import VideoFrame
+
+
+def drawn(painter: Painter, x: float, pts_s: float, y: float = 80) -> Image:
+    """An object of 20 pixels, its lower edge at `y`, in a black picture of 100 × 200."""
+    box = np.array([[x, 60, x + 20, y]], np.float32)
+    found = Detections(box, np.ones(1, np.float32), np.zeros(1, np.int64), ("thing",), np.array([1]))
+    return painter.draw(VideoFrame(np.zeros((100, 200, 3), np.uint8), 0, "a", pts_s, 0), found)
+
+
+def test_a_trail_through_a_point_that_is_nowhere_is_not_drawn_until_that_has_passed() -> None:
+    painter = Painter(trail_s=2, labels=False)
+    drawn(painter, 20, 0)
+    drawn(painter, 20, 1, y=np.nan)
+    assert not drawn(painter, 150, 2)[:, 80:140].any()
+    drawn(painter, 40, 3)
+    assert drawn(painter, 150, 3.5)[80, 60:140].any(axis=1).all()
+
+
+def test_a_trail_is_bounded_where_times_do_not_rise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eyas.tracking.draw.MOST", 5)
+    painter = Painter(labels=False)
+    drawn(painter, 0, 0)
+    for _ in range(4):
+        drawn(painter, 100, 0)
+    assert not drawn(painter, 150, 0)[:, 20:90].any(), "the first of six points is forgotten"
