@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from eyas.annotate import draw, draw_objects, object_colours
 from eyas.results import Detections
-from eyas.skeleton import SHIFT, Bgr, fixed_point
-from eyas.types import DeviceImage, Frame, Image
+from eyas.skeleton import SHIFT, fixed_point
+from eyas.types import Frame, Image
 from eyas.video.frames import epoch_of
 
-Points = NDArray[np.int32]  # [N, 2] x, y as `fixed_point` has them
 TRAIL_S = 2.0
 MOST = 1000  # points of a trail, where times do not rise
 STEP_S = 1 / 30  # between frames without a time
@@ -47,14 +43,14 @@ class Painter:
 
         A trail ends in the middle of its box's lower edge, and begins anew where the stream's epoch changes.
         """
-        return self.plan(frame, found)()
-
-    def plan(self, frame: Frame, found: Detections) -> Callable[[], Image]:
-        """Remember where the tracks are in the next frame; what then does as `draw`, on any thread and at any time."""
+        image = frame.pixels
         if found.tracker_id is None or not self._trail_s:
-            return lambda: draw(frame.pixels, found, labels=self._labels, colour_by="track")
+            return draw(image, found, labels=self._labels, colour_by="track")
+        picture = image.copy()
         self._remember(frame, found)
-        return partial(_draw, frame, found, self._lines(found), self._labels)
+        self._draw_trails(picture, found)
+        draw_objects(picture, image, found, self._labels, None, 0.5, "track")
+        return picture
 
     def _remember(self, frame: Frame, found: Detections) -> None:
         epoch = epoch_of(frame)
@@ -76,25 +72,13 @@ class Painter:
             if not trail.times_s:
                 del self._trails[i]
 
-    def _lines(self, found: Detections) -> list[tuple[Points, Bgr]]:
-        """The trails as they are now, each with its colour."""
-        lines: list[tuple[Points, Bgr]] = []
+    def _draw_trails(self, image: Image, found: Detections) -> None:
+        width = max(1, round(1 + min(image.shape[:2]) / 500))
         for i, colour in zip(_ids(found), object_colours(found, "track"), strict=True):
             trail = self._trails.get(i)
             if trail and len(trail.times_s) > 1 and NOWHERE not in trail.xy:
-                lines.append((np.array(trail.xy, np.int32).reshape(-1, 2), colour))
-        return lines
-
-
-def _draw(frame: Frame, found: Detections, lines: Sequence[tuple[Points, Bgr]], labels: bool) -> Image:
-    image = frame.pixels
-    ours = isinstance(frame.image, DeviceImage) and found.mask is None  # a copy already; masks mix with what was there
-    picture = image if ours else image.copy()
-    width = max(1, round(1 + min(image.shape[:2]) / 500))
-    for points, colour in lines:
-        cv2.polylines(picture, [points], False, colour, width, cv2.LINE_AA, SHIFT)
-    draw_objects(picture, image, found, labels, None, 0.5, "track")
-    return picture
+                points = np.array(trail.xy, np.int32).reshape(-1, 2)
+                cv2.polylines(image, [points], False, colour, width, cv2.LINE_AA, SHIFT)
 
 
 def _ids(found: Detections) -> list[int]:

@@ -10,9 +10,7 @@ import io
 import json
 import re
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +19,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from eyas import trace
-from eyas.cpu import cores
 from eyas.errors import OptionError, problem
 from eyas.files import make_folder, write_atomically, writing
 from eyas.results import Prediction
@@ -34,7 +30,6 @@ from eyas.video.frames import epoch_of
 from eyas.video.overlap import WriteBehind
 
 CSV_HEADER = "source_id,frame,pts_s,epoch,tracker_id,class_id,class_name,confidence,x1,y1,x2,y2,error\n"
-MOST_DRAWERS = 3  # more would wait for Python's lock
 NO_TRACK = -1  # the MOT format's id of what is not followed
 
 
@@ -159,8 +154,7 @@ class Output:
     """All that is written of one stream, on a thread of its own. Close it (`contextlib.closing`).
 
     lines: files, and what makes their lines. shows: take the drawn picture and its time in seconds. encoders: those of
-    them that may be slow, each on a thread of its own. drawers: threads that draw for encoders, where nothing else sees
-    the pictures; 0: the stream's own thread draws.
+    them that may be slow, each on a thread of its own.
     """
 
     name: str
@@ -169,10 +163,7 @@ class Output:
     encoders: list[WriteBehind] = field(default_factory=list)
     counting: Counting | None = None
     painter: Painter = field(default_factory=Painter)
-    drawers: int = min(MOST_DRAWERS, cores() // 4)
     _behind: WriteBehind | None = None
-    _pool: ThreadPoolExecutor | None = None
-    _drawing: deque[Future[Image]] = field(default_factory=deque)
 
     def put(self, prediction: Prediction) -> None:
         """The next prediction; waits where several wait already. Raises what went wrong with an earlier one."""
@@ -190,11 +181,7 @@ class Output:
         """Finish what waits, then the counts; a second call does nothing. Raises what went wrong."""
         if self._behind:
             behind, self._behind = self._behind, None
-            try:
-                behind.close()
-            finally:
-                if self._pool:
-                    self._pool.shutdown()
+            behind.close()
             if self.counting:
                 self.counting.finish()
 
@@ -205,30 +192,11 @@ class Output:
             self.counting.update(prediction)
         frame, found = prediction.frame, prediction.detections
         if (self.shows or self.encoders) and frame is not None and found is not None:
-            image = self._draw(self.painter.plan(frame, found))
-            for show in self.shows:
-                show(image, frame.pts_s)
-            for encoder in self.encoders:
-                encoder.put(image, frame.pts_s)
-
-    def _draw(self, drawing: Callable[[], Image]) -> Any:
-        """The picture, or a Future of it."""
-        if self.shows or self.counting or not self.drawers:
-            image = drawing()
+            image = self.painter.draw(frame, found)
             if self.counting and self.counting.analytics:
                 self.counting.analytics.draw(image)
-            return image
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.drawers, f"eyas drawer {self.name}")
-        while len(self._drawing) >= self.drawers:  # a lossy encoder would not make the frames wait
-            self._drawing.popleft().exception()
-        self._drawing.append(self._pool.submit(_traced, drawing))
-        return self._drawing[-1]
-
-
-def _traced(drawing: Callable[[], Image]) -> Image:
-    with trace.span("sink"):
-        return drawing()
+            for show in (*self.shows, *(encoder.put for encoder in self.encoders)):
+                show(image, frame.pts_s)
 
 
 def file_names(source_ids: Sequence[str]) -> list[str]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -63,7 +62,6 @@ def read_ahead(items: Iterable[T], most: int = WAITING) -> Generator[T, None, No
 class WriteBehind:
     """Calls `handle` with what is put, on a thread of its own, in order. For one caller.
 
-    Of a Future it waits for the result there, and hands that over: what others are still at can be put already.
     After an error the items that follow are thrown away, and the next `put`, else `close`, raises it.
     dropped: how many waiting items newer ones have pushed out (lossy).
     """
@@ -111,9 +109,8 @@ class WriteBehind:
             self._room.put(None)
             if self._error is None:
                 try:
-                    parts = [part.result() if isinstance(part, Future) else part for part in item]
                     with trace.span("sink"):
-                        self._handle(*parts)
+                        self._handle(*item)
                 except BaseException as raised:
                     self._error = raised
 
