@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import cv2
 import numpy as np
 import pytest
 from conftest import SAMPLES
@@ -9,10 +12,10 @@ from conftest import SAMPLES
 import eyas
 from eyas import Detections
 from eyas.cuda.device import gpus
-from eyas.imagefile import read_image
 from eyas.types import Image
 
 NAMES = ("astronaut", "chelsea", "coffee")
+BOTH = "cuda:0,cuda:1"
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +25,16 @@ def images() -> list[Image]:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("needs PyTorch with CUDA")
-    return [read_image(SAMPLES / f"{name}.jpg") for name in NAMES] * 30
+    return [cv2.imread(str(SAMPLES / f"{name}.jpg")) for name in NAMES] * 30
 
 
-def found(device: str, images: list[Image]) -> list[Detections]:
-    with eyas.load("nanodet", backend="torch", device=device, batch=8, hint="throughput") as model:
-        results = [future.result() for future in [model.submit(image) for image in images]]
+def opened(device: str) -> eyas.Model:
+    """In fp32: in fp16 an object near the threshold comes and goes with the size of its batch."""
+    return eyas.load("nanodet", backend="torch", precision="fp32", device=device, batch=8, hint="throughput")
+
+
+def found(model: eyas.Model, images: list[Any]) -> list[Detections]:
+    results = [future.result() for future in [model.submit(image) for image in images]]
     return [r for r in results if isinstance(r, Detections)]
 
 
@@ -39,16 +46,15 @@ def assert_alike(got: list[Detections], wanted: list[Detections]) -> None:
 
 
 def test_two_gpus_find_what_one_finds(images: list[Image]) -> None:
-    one = found("cuda:0", images)
-    assert sum(len(r.xyxy) for r in one) > 30
-    assert_alike(found("cuda:0,cuda:1", images), one)
+    with opened("cuda:0") as one, opened(BOTH) as two:
+        wanted = found(one, images)
+        assert sum(map(len, wanted)) > 30
+        assert_alike(found(two, images), wanted)
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_frames_may_lie_on_either(images: list[Image], index: int) -> None:
     torch = pytest.importorskip("torch")
-    with eyas.load("nanodet", backend="torch", device="cuda:0,cuda:1", batch=8, hint="throughput") as model:
-        there = [torch.from_numpy(image).to(f"cuda:{index}") for image in images]
-        got = [future.result() for future in [model.submit(image) for image in there]]
-        wanted = [future.result() for future in [model.submit(image) for image in images]]
-    assert_alike(got, wanted)
+    there = [torch.from_numpy(image).to(f"cuda:{index}") for image in images]
+    with opened(BOTH) as model:
+        assert_alike(found(model, there), found(model, images))

@@ -233,7 +233,7 @@ def _fill(picture: Image, place: Place, colour: Bgr) -> None:
     picture[y1:y2, x1:x2] = _row(colour, picture.shape[1])[:, : x2 - x1]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _row(colour: Bgr, width: int) -> Image:
     """One row of pixels, not to be written to."""
     return np.full((1, width, 3), colour, np.uint8)

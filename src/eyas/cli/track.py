@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from eyas.tracking.output import Output
     from eyas.tracking.rules import Rules
     from eyas.types import Frame, Image
-    from eyas.video import VideoSource
+    from eyas.video import VideoSink, VideoSource
     from eyas.video.wall import Wall
     from eyas.video.window import Window
 
@@ -279,6 +279,7 @@ def _open_outputs(
     events = stack.enter_context(LineFile(args.events)) if args.events else None
     walls = [(show, Wall(ids)) for show in (window and window.show, server and server.add) if show]
     outputs: dict[str, Output] = {}
+    sinks: list[VideoSink] = []
     for i, source in enumerate(sources):
         places = {flag: paths[i] for flag, paths in files.items()}
         output = Output(source.source_id, list(shared))
@@ -289,12 +290,20 @@ def _open_outputs(
         for place in (places.get("save"), args.push):
             if place:
                 sound = source if place is not args.push else None
-                encode = stack.enter_context(VideoSink(place, sound_of=sound)).add
-                behind = WriteBehind(encode, f"encoder {source.source_id}", lossy=source.live)
+                sinks.append(stack.enter_context(VideoSink(place, sound_of=sound)))
+                behind = WriteBehind(sinks[-1].add, f"encoder {source.source_id}", lossy=source.live)
                 output.encoders.append(stack.enter_context(closing(behind)))
         output.shows += [partial(_hang, show, wall, source.source_id) for show, wall in walls]
         outputs[source.source_id] = stack.enter_context(closing(output))
+    stack.push(partial(_hurry, sinks))
     return outputs, window
+
+
+def _hurry(sinks: Sequence[VideoSink], kind: type[BaseException] | None, *_: object) -> None:
+    """After an interruption or an error no server is waited for as long as usual."""
+    if kind:
+        for sink in sinks:
+            sink.hurry()
 
 
 def _hang(show: Callable[[Image], None], wall: Wall, name: str, image: Image, pts_s: float | None) -> None:

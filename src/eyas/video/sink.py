@@ -27,6 +27,7 @@ from eyas.files import make_folder
 from eyas.results import Classification, Detections, Prediction, Result
 from eyas.types import Image, is_image, kind_of
 from eyas.video.decode import pyav
+from eyas.video.push import NUT, Push
 from eyas.video.sound import Sound
 from eyas.video.source import VideoSource
 from eyas.video.target import hide_password
@@ -37,7 +38,6 @@ MOST_STEP_S = 20_000  # libav's mov reader loses all times after a longer frame 
 FRAGMENT_S = 2.0  # a key frame, and with it a new fragment, at least so often
 SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 SERVERS = {"rtmp": "flv", "rtmps": "flv", "rtsp": "rtsp"}
-PUSH_TIMEOUT_US = 10_000_000
 ENCODERS = {  # without B frames times are as given, and few frames wait in the encoder
     "libx264": {"crf": "23", "preset": "veryfast", "bf": "0", "rc-lookahead": "10", "forced-idr": "1"},
     "mpeg4": {"b": "8000000"},
@@ -50,7 +50,7 @@ class VideoSink:
 
     encoder: "libx264", or "mpeg4" where this PyAV has no libx264. size: the (height, width) of what is written: that of
     the first frame, a side that is odd rounded up. Other sizes are fitted into it, with black beside.
-    sound: whether sound is copied.
+    sound: whether sound is copied; a server may still not take it.
     """
 
     holds: ClassVar[tuple[type[Result], ...]] = (Detections, Classification)
@@ -107,6 +107,7 @@ class VideoSink:
         self._going: Future[None] | None = None  # what it is at: one picture is encoded while the next is converted
         self._stream: Any = None
         self._file: _File | None = None
+        self._push: Push | None = None
         self._sound: Sound | None = None
         self._planes: Any = None
         self._last: int | None = None  # in ticks
@@ -171,11 +172,20 @@ class VideoSink:
         """The picture before has been written."""
         going, self._going = self._going, None
         if going:
+            self._result(going)
+
+    def _result(self, done: Future[None]) -> None:
+        """Wait for what the thread is at; an interruption while it is closed ends the wait for a server."""
+        try:
             with self._refusals():
-                going.result()
+                done.result()
+        except KeyboardInterrupt:
+            if self._push and self._closed:
+                self._push.kill()
+            raise
 
     def close(self) -> None:
-        """Finish the file; a second call does nothing. Raises SinkError."""
+        """Finish the file, or wait until all is sent; a second call does nothing. Raises SinkError."""
         closed, self._closed = self._closed, True
         if closed or self._out is None:
             return
@@ -185,14 +195,29 @@ class VideoSink:
             try:
                 self._await()
             finally:
-                with self._refusals():
-                    finished.result()
+                self._result(finished)
         finally:
+            if self._push:
+                self._push.kill()  # where it has not ended of itself
             self._thread.shutdown()
             if self._sound:
                 self._sound.close()
             if self._file:
                 self._file.close()
+            self._drop_push()
+
+    def hurry(self) -> None:
+        """Wait for a server for a second at most from now on; for any thread."""
+        if push := self._push:
+            push.hurry()
+
+    def _drop_push(self) -> None:
+        """End the child, if it has not ended of itself. In no other thread is anything written then."""
+        push, self._push = self._push, None
+        if push:
+            push.kill()
+            with suppress(OSError):
+                push.close()
 
     def __enter__(self) -> VideoSink:
         return self
@@ -200,6 +225,8 @@ class VideoSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if kind:
+            self.hurry()
         with suppress(SinkError) if kind else nullcontext():  # the first error is the one to tell
             self.close()
 
@@ -210,6 +237,7 @@ class VideoSink:
             for part in (self._sound, self._file):
                 if part:
                     part.close()
+            self._drop_push()
             self._out = self._sound = self._file = None
             raise
 
@@ -248,11 +276,12 @@ class VideoSink:
         elif self._is_file:
             settings["cluster_time_limit"] = "1000"  # ms: so much may be lost
             settings["avoid_negative_ts"] = "disabled"  # else sound that begins early would move the frames
-        elif self._format == "rtsp":
-            settings |= {"rtsp_transport": "tcp", "timeout": str(PUSH_TIMEOUT_US)}
         else:
-            settings["rw_timeout"] = str(PUSH_TIMEOUT_US)
-        self._out = self._av.open(self._file or self.place, "w", format=self._format, options=settings)
+            self._drop_push()
+            self._push = Push(self._format, self.place)
+            settings |= NUT
+        format = self._format if self._is_file else "nut"
+        self._out = self._av.open(self._file or self._push, "w", format=format, options=settings)
         options = dict(self._options)
         if not self._is_file and self.encoder == "libx264":
             options.setdefault("tune", "zerolatency")
@@ -284,6 +313,8 @@ class VideoSink:
             self._mux(None, end_s)
         finally:
             self._out.close()
+            if self._push:
+                self._push.close()
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
