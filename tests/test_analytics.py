@@ -475,6 +475,8 @@ def zone(**change: Any) -> Mapping[str, Any]:
         ("{", "cannot be read"),
         ("[" * 100_000, "cannot be read"),
         ([], "the file is wrong: got list"),
+        ({}, "there is no rule in it: got neither lines nor zones"),
+        ({"lines": [], "zones": [], "tolerance_s": 2}, "there is no rule in it"),
         (GOOD | {"line": []}, "the file has an unknown key: got line; expected lines | zones"),
         (GOOD | {"relative": 1}, "relative is wrong: got 1; expected true or false"),
         (GOOD | {"lines": {}}, "lines is wrong: got dict"),

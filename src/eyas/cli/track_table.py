@@ -78,7 +78,8 @@ class Tally:
         more |= {"gap" + "s" * (gaps > 1): gaps, "left out of the video": self.unwritten}
         trouble = "".join(f", {n} {what}" for what, n in more.items() if n)
         what = f"{'followed' if self.tracked else 'found'} {counted(self.found)}"
-        return f"{printable(self.source.source_id)}: {self.frames} frames, {self.rate:.1f} a second{trouble}; {what}"
+        frames = f"{self.frames} frame{'s' * (self.frames != 1)}, {self.rate:.1f} a second"
+        return f"{printable(self.source.source_id)}: {frames}{trouble}; {what}"
 
     def row(self) -> tuple[str, ...]:
         """As in COLUMNS."""

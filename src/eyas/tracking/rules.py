@@ -109,11 +109,15 @@ class Rules:
 def read_rules(path: Path) -> Rules:
     """The rules in a JSON file, an object with the fields of `Rules`, and `relative` for all its points.
 
-    Raises OptionError, with the file's name, for a file that cannot be read and all that is wrong in it.
+    Raises OptionError, with the file's name, for a file that cannot be read, one without a rule, and all that is wrong
+    in it.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
-        return _rules(content)
+        rules = _rules(content)
+        if not (rules.lines or rules.zones):
+            raise _wrong("there is no rule in it", "neither lines nor zones", "at least one of them")
+        return rules
     except OptionError as error:
         raise OptionError(f"{path}: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
