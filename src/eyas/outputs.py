@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ def results_of(
     """Every image's result, or what went wrong with it: as `result_of`, with the arithmetic of a batch done at once."""
     if "detections" in outputs:
         rows: Floats = outputs["detections"][:, : max(outputs["count"].tolist(), default=0)]
-        finite = isfinite(np.add.reduce(rows, axis=None))  # one that is not makes the sum alike
+        finite = np.logical_and.reduce(np.isfinite(rows), axis=None)
         if card.task in ("detect", "pose") and finite and all(outputs["converged"].tolist()):
             return list(_finished(card, outputs, rows, boxes))
     found: list[Result | Exception] = []
