@@ -333,7 +333,7 @@ def test_a_source_is_not_written_over(track: Run, two: list[Path]):
 def test_no_input_is_written_over(track: Run, clip: Path, tmp_path: Path, flag: str):
     listed, rules, names = (tmp_path / name for name in ("all.streams", "rules.json", "names.txt"))
     listed.write_text("clip.mp4\n")
-    rules.write_text("{}")
+    rules.write_text('{"lines": [{"name": "door", "start": [0, 0], "end": [9, 9]}]}')
     names.write_text("".join(f"class {i}\n" for i in range(80)))
     for place in (clip, listed, rules, names):
         before = place.read_bytes()
