@@ -22,7 +22,7 @@ from eyas.cuda.codec import open_decoder
 from eyas.cuda.device import CudaDevice
 from eyas.cuda.graph import captured_sizes
 from eyas.cuda.lane import HostLane, LanedEngine
-from eyas.cuda.letterbox import LetterboxKernel, Row, Source, fit_of, row_of
+from eyas.cuda.letterbox import LetterboxKernel, Row, fit_of
 from eyas.cuda.memory import Block, address_of, copy, is_pinned, pinned
 from eyas.cuda.timing import DeviceClock
 from eyas.graph.head import HeadSpec
@@ -245,7 +245,7 @@ class Intake:
         block = Block(self._device, self._stream, size)
         self._fetched.append(block)
         copy(self._device, block.address, image.address, size, self._stream)
-        return row_of(Source(block.address, image.row_bytes), placed.box)
+        return placed.row._replace(pixels=block.address)
 
     def _clock(self) -> DeviceClock:
         if trace.current is None:
