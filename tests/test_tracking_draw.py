@@ -28,7 +28,14 @@ def test_a_trail_through_a_point_that_is_nowhere_is_not_drawn_until_that_has_pas
 def test_a_trail_is_bounded_where_times_do_not_rise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eyas.tracking.draw.MOST", 5)
     painter = Painter(labels=False)
-    drawn(painter, 0, 0)
-    for _ in range(4):
-        drawn(painter, 100, 0)
+    for x in (0, 100, 110, 100, 110):
+        drawn(painter, x, 0)
     assert not drawn(painter, 150, 0)[:, 20:90].any(), "the first of six points is forgotten"
+
+
+def test_points_that_are_close_are_one_of_a_trail_which_still_ends_at_the_object() -> None:
+    painter = Painter(labels=False)
+    for x in (20, 60, 61, 62, 63, 64, 65):
+        picture = drawn(painter, x, 0)
+        assert picture[80, 35 : x + 10].any(axis=1).all()
+    assert list(painter._trails[1].xy[::2]) == [x * 16 for x in (29.5, 69.5, 71.5, 73.5)]

@@ -204,7 +204,7 @@ def ink(background: Bgr) -> Bgr:
 def _whole_pixels(xyxy: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.int64]:
     """Boxes [N, 4] as whole pixels x1, y1, x2, y2 of a (height, width) picture, x2 and y2 exclusive, none empty."""
     ends = np.array(size[1::-1])
-    corners = np.nan_to_num(xyxy).clip(0, np.tile(ends, 2)).round().astype(np.int64)
+    corners = np.fmin(np.fmax(xyxy, 0), np.tile(ends, 2)).round().astype(np.int64)
     start = np.minimum(corners[:, :2], ends - 1)
     return np.hstack([start, np.maximum(corners[:, 2:], start + 1)])
 
@@ -284,10 +284,12 @@ class Pen:
     def label(self, name: str, rest: str, colour: Bgr, most: int) -> Image:
         """A picture of `name` and `rest`, or where they are wider than `most` pixels of the name, cut there."""
         name = _clean(name[:99])
-        text = name + rest if self.width(name + rest) + 2 * self.pad <= most else name
-        tile = np.full((self.height, self.width(text) + 2 * self.pad, 3), colour, np.uint8)
+        text, width = name + rest, self.width(name + rest) + 2 * self.pad
+        if width > most:
+            text, width = name, self.width(name) + 2 * self.pad
+        tile = _row(colour, most)[:, :width].repeat(self.height, axis=0)
         self.write(tile, text, (self.pad, self.size), ink(colour))
-        return tile[:, :most]
+        return tile
 
     def shortened(self, name: str, rest: str, most: int) -> str:
         """`name` and `rest` on one line of at most `most` pixels if need be with less of the name."""

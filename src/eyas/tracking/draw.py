@@ -17,6 +17,7 @@ from eyas.video.frames import epoch_of
 
 TRAIL_S = 2.0
 MOST = 1000  # points of a trail, where times do not rise
+APART = 2  # line widths: points of a trail that are closer would not be told apart
 STEP_S = 1 / 30  # between frames without a time
 NOWHERE = np.iinfo(np.int32).max  # in place of both coordinates of a point that is not finite
 
@@ -25,8 +26,22 @@ NOWHERE = np.iinfo(np.int32).max  # in place of both coordinates of a point that
 class _Trail:
     """Where one track stood, from the oldest on. xy: x, y of each point in turn, as `fixed_point` has them."""
 
+    now: list[int]
     times_s: deque[float] = field(default_factory=deque)
     xy: array[int] = field(default_factory=lambda: array("i"))
+
+    def forget(self, since_s: float) -> None:
+        """Drop the points of before."""
+        while self.times_s and (self.times_s[0] < since_s or len(self.times_s) >= MOST):
+            self.times_s.popleft()
+            del self.xy[:2]
+
+    def add(self, now_s: float, point: list[int], apart: int) -> None:
+        """Where it stands now; remembered where that is `apart` from the last point that is."""
+        self.now = point
+        if not self.xy or max(abs(point[0] - self.xy[-2]), abs(point[1] - self.xy[-1])) >= apart:
+            self.times_s.append(now_s)
+            self.xy.extend(point)
 
 
 class Painter:
@@ -47,38 +62,32 @@ class Painter:
         if found.tracker_id is None or not self._trail_s:
             return draw(image, found, labels=self._labels, colour_by="track")
         picture = image.copy()
-        self._remember(frame, found)
-        self._draw_trails(picture, found)
+        width = max(1, round(1 + min(image.shape[:2]) / 500))
+        self._remember(frame, found, (APART * width) << SHIFT)
+        for i, colour in zip(_ids(found), object_colours(found, "track"), strict=True):
+            trail = self._trails[i]
+            points = np.array([*trail.xy, *trail.now], np.int32).reshape(-1, 2)
+            if len(points) > 2 and NOWHERE not in points:
+                cv2.polylines(picture, [points], False, colour, width, cv2.LINE_AA, SHIFT)
         draw_objects(picture, image, found, self._labels, None, 0.5, "track")
         return picture
 
-    def _remember(self, frame: Frame, found: Detections) -> None:
+    def _remember(self, frame: Frame, found: Detections, apart: int) -> None:
+        """apart: how far the points of a trail are from each other at least, as `fixed_point` has them."""
         epoch = epoch_of(frame)
         if epoch != self._epoch:
             self._trails, self._epoch = {}, epoch
         now_s = self._last_s = self._last_s + STEP_S if frame.pts_s is None else frame.pts_s
-        feet = np.column_stack([found.xyxy[:, [0, 2]].mean(axis=1), found.xyxy[:, 3]])
-        known = np.isfinite(feet).all(axis=1, keepdims=True)
-        points = np.where(known, fixed_point(np.where(known, feet, 0)), NOWHERE)
-        for i, xy in zip(_ids(found), points.tolist(), strict=True):
-            trail = self._trails.setdefault(i, _Trail())
-            trail.times_s.append(now_s)
-            trail.xy.extend(xy)
-        since_s = now_s - self._trail_s
         for i, trail in list(self._trails.items()):
-            while trail.times_s and (trail.times_s[0] < since_s or len(trail.times_s) > MOST):
-                trail.times_s.popleft()
-                del trail.xy[:2]
+            trail.forget(now_s - self._trail_s)
             if not trail.times_s:
                 del self._trails[i]
-
-    def _draw_trails(self, image: Image, found: Detections) -> None:
-        width = max(1, round(1 + min(image.shape[:2]) / 500))
-        for i, colour in zip(_ids(found), object_colours(found, "track"), strict=True):
-            trail = self._trails.get(i)
-            if trail and len(trail.times_s) > 1 and NOWHERE not in trail.xy:
-                points = np.array(trail.xy, np.int32).reshape(-1, 2)
-                cv2.polylines(image, [points], False, colour, width, cv2.LINE_AA, SHIFT)
+        x1, _, x2, y2 = found.xyxy.T
+        feet = np.stack([x1 / 2 + x2 / 2, y2], axis=1)
+        known = np.isfinite(feet).all(axis=1, keepdims=True)
+        points = np.where(known, fixed_point(np.where(known, feet, 0)), NOWHERE)
+        for i, point in zip(_ids(found), points.tolist(), strict=True):
+            self._trails.setdefault(i, _Trail(point)).add(now_s, point, apart)
 
 
 def _ids(found: Detections) -> list[int]:
