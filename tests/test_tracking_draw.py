@@ -1,11 +1,13 @@
 """Trails of tracked objects: which of a track's points they join."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from eyas.results import Detections
 from eyas.tracking.draw import Painter
-from eyas.types import Image
+from eyas.types import DeviceImage, Image
 from eyas.video.frames import VideoFrame
 
 
@@ -39,3 +41,17 @@ def test_points_that_are_close_are_one_of_a_trail_which_still_ends_at_the_object
         picture = drawn(painter, x, 0)
         assert picture[80, 35 : x + 10].any(axis=1).all()
     assert list(painter._trails[1].xy[::2]) == [x * 16 for x in (29.5, 69.5, 71.5, 73.5)]
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["boxes", "masks"])
+def test_a_frame_on_a_gpu_is_drawn_as_one_on_the_host(masked: bool) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (100, 200, 3), np.uint8)
+    there: Any = DeviceImage(0, image.shape, 600, 0, None, None, lambda _: image.copy())
+    box, mask = np.array([[50, 20, 90, 80]], np.float32), np.zeros((1, 100, 200), bool)
+    mask[0, 30:70, 60:80] = True
+    found = Detections(
+        box, np.ones(1, np.float32), np.zeros(1, np.int64), ("a",), np.array([1]), mask=mask if masked else None
+    )
+    drawn = [Painter().draw(VideoFrame(pixels, 0, "a", 0.0, 0), found) for pixels in (image, there)]
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] != image).any()

@@ -61,7 +61,8 @@ class Painter:
         image = frame.pixels
         if found.tracker_id is None or not self._trail_s:
             return draw(image, found, labels=self._labels, colour_by="track")
-        picture = image.copy()
+        mine = image is not frame.image and found.mask is None  # copied from a GPU; masks also need what is under them
+        picture = image if mine else image.copy()
         width = max(1, round(1 + min(image.shape[:2]) / 500))
         self._remember(frame, found, (APART * width) << SHIFT)
         for i, colour in zip(_ids(found), object_colours(found, "track"), strict=True):
