@@ -5,31 +5,31 @@
 Every round measures all of them once, in one process, so that ratios compare the same minute of a noisy machine:
 - decode: `open_video`, nothing done with the frames; engine: `Model.stream` over frames in memory; encode:
   `VideoSink.add` of drawn frames in memory;
-- beside: decode, engine, tracking with drawing, and encode at the same time, each in a process of its own and no
-  faster than the next one, but that nothing except "one more" passes between them;
 - all: the file is read ahead, followed and drawn, and encoded behind, as `eyas track FILE --save OUT` does.
 
-Three limits: the slowest part alone, which no pipeline can pass; beside, what this machine can do of all at once; and,
-since the parts share the cores, cores / (the sum of the parts' CPU seconds a frame), tracking and drawing counted too.
-CPU seconds are the process's, all threads. On a machine with other work, of_cores_left is the share of the last limit
-when the cores that others kept busy are left out of it.
+Two limits: the slowest part alone, which no pipeline can pass; and, since the parts share the cores, cores / (the sum
+of the parts' CPU seconds a frame), tracking and drawing counted too. CPU seconds are the process's, all threads. On a
+machine with other work, of_cores_left is the share of the second limit when the cores that others kept busy are left
+out of it.
+
+A part that alone takes most of the cores is slower beside the others: with --encoder-threads the encoder leaves them
+some, and the first limit is one that a pipeline can come near to.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 
@@ -43,7 +43,6 @@ from eyas.video.sink import ENCODERS
 cv2.setNumThreads(1)  # as `eyas track` does
 CORES = len(os.sched_getaffinity(0))
 HELD = 48  # frames in memory, at most 300 MB of 1080p
-ROOM = 16  # frames that a process may be ahead of the next one
 
 
 def measured(work: Callable[[], int]) -> tuple[float, float, float]:
@@ -88,12 +87,11 @@ def main() -> None:
                 traced = args.trace and name == "all" and i == args.rounds - 1
                 with eyas.tracing(args.trace) if traced else nullcontext():
                     row[name], row[f"{name}_ms"], others = measured(work)
-            row["beside"] = beside(parts)
             row["follow_ms"], row["draw_ms"] = parts.rest_ms()
             row["work_ms"] = sum(row[f"{k}_ms"] for k in ("decode", "engine", "encode", "follow", "draw"))
             row["slowest"] = min(row[k] for k in ("decode", "engine", "encode"))
             row["budget"] = CORES * 1e3 / row["work_ms"]
-            row |= {f"of_{limit}": row["all"] / row[limit] for limit in ("slowest", "beside", "budget")}
+            row |= {"of_slowest": row["all"] / row["slowest"], "of_budget": row["all"] / row["budget"]}
             row["of_limit"] = row["all"] / min(row["slowest"], row["budget"])
             row |= {"cores_ours": row["all"] * row["all_ms"] / 1e3, "cores_others": others}
             row["of_cores_left"] = row["all"] * row["work_ms"] / 1e3 / (CORES - others)
@@ -112,12 +110,7 @@ def main() -> None:
                 "decode": args.decode,
                 "encoder_threads": args.encoder_threads,
             }
-            facts |= {
-                "encoder_threads": args.encoder_threads,
-                "batch": args.batch,
-                "engine": model.engine("throughput").description,
-                "cores": CORES,
-            }
+            facts |= {"batch": args.batch, "engine": model.engine("throughput").description, "cores": CORES}
             facts |= {"python": platform.python_version(), "medians": medians, "rounds": rounds}
             known = json.loads(args.out.read_text()) if args.out.is_file() else {}
             known[f"{args.video.name}, {Path(args.model).name}"] = facts
@@ -184,82 +177,6 @@ class Parts:
                         output.put(prediction)
             self.count = sink.frames
         return self.count
-
-
-class Link(NamedTuple):
-    """Between two processes: how many frames the one may still do, and how many it has done for the other."""
-
-    room: Any
-    done: Any
-
-    def taken(self, items: Iterable[Any]) -> Iterator[Any]:
-        """The items, each as soon as the one before has done as many."""
-        for item in items:
-            self.done.acquire()
-            yield item
-            self.room.release()
-
-    def give(self) -> None:
-        self.room.acquire()
-        self.done.release()
-
-
-def beside(parts: Parts) -> float:
-    """Frames a second of the parts in processes of their own; the engine's is this one."""
-    new = multiprocessing.get_context("spawn")
-    links = [Link(new.Semaphore(ROOM), new.Semaphore(0)) for _ in range(3)]
-    ready = new.Barrier(4, timeout=300)
-    seen = [(p.frame.pts_s, p.detections) for p in parts.found]
-    common = (parts.args, parts.count, seen, links, ready)
-    others = [
-        new.Process(target=work, args=common, daemon=True) for work in (decode_beside, draw_beside, encode_beside)
-    ]
-    for process in others:
-        process.start()
-    ready.wait()
-    begin = time.perf_counter()
-    for _ in parts.model.stream(links[0].taken(islice(cycle(parts.held), parts.count))):
-        links[1].give()
-    ready.wait()
-    return parts.count / (time.perf_counter() - begin)
-
-
-def decode_beside(args: argparse.Namespace, count: int, _: Any, links: list[Link], ready: Any) -> None:
-    with opened(args) as video:
-        ready.wait()
-        for _ in islice(video, count):
-            links[0].give()
-        ready.wait()
-
-
-def draw_beside(args: argparse.Namespace, count: int, seen: list[Any], links: list[Link], ready: Any) -> None:
-    from eyas.tracking import open_tracker
-
-    frames = first_frames(args, len(seen))
-    ready.wait()
-    turns = cycle(zip(frames, seen, strict=True))
-    for i, (frame, (pts_s, found)) in enumerate(links[1].taken(islice(turns, count))):
-        if i % len(seen) == 0:
-            tracker, painter = open_tracker(args.tracker), Output("").painter
-        painter.draw(frame, tracker.update(found, None, pts_s))
-        links[2].give()
-    ready.wait()
-
-
-def encode_beside(args: argparse.Namespace, count: int, seen: list[Any], links: list[Link], ready: Any) -> None:
-    painter = Output("").painter
-    drawn = [painter.draw(f, found) for f, (_, found) in zip(first_frames(args, len(seen)), seen, strict=True)]
-    with tempfile.TemporaryDirectory() as folder:
-        ready.wait()
-        with sink_of(args, Path(folder) / "out.mp4") as sink:
-            for i, image in enumerate(links[2].taken(islice(cycle(drawn), count))):
-                sink.add(image, i / 30)
-        ready.wait()
-
-
-def first_frames(args: argparse.Namespace, count: int) -> list[Any]:
-    with open_video(args.video) as video:
-        return list(islice(video, count))
 
 
 if __name__ == "__main__":
