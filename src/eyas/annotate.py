@@ -110,7 +110,8 @@ def draw_objects(
     if turned is not None:  # a long thin box across the picture has a large upright one
         edges = np.linalg.norm(np.diff(turned[:, :3].astype(np.float64), axis=1), axis=2)
         sides = np.fmin(sides, edges.min(axis=1, initial=min(size)))
-    widths = [line_width or max(1, min(round(1 + min(size) / 500), int(side // 6))) for side in sides.tolist()]
+    most = thickness(size)
+    widths = [line_width or max(1, min(most, int(side // 6))) for side in sides.tolist()]
     last_first = range(len(best_first) - 1, -1, -1)
     if masks is not None:
         for i in last_first:
@@ -201,6 +202,11 @@ def ink(background: Bgr) -> Bgr:
     return (0, 0, 0) if np.dot(linear, (0.0722, 0.7152, 0.2126)) > 0.179 else (255, 255, 255)
 
 
+def thickness(size: tuple[int, ...]) -> int:
+    """Of lines that suit a (height, width) picture, in pixels."""
+    return round(1 + min(size) / 500)
+
+
 def _whole_pixels(xyxy: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.int64]:
     """Boxes [N, 4] as whole pixels x1, y1, x2, y2 of a (height, width) picture, x2 and y2 exclusive, none empty."""
     ends = np.array(size[1::-1])
@@ -284,10 +290,12 @@ class Pen:
     def label(self, name: str, rest: str, colour: Bgr, most: int) -> Image:
         """A picture of `name` and `rest`, or where they are wider than `most` pixels of the name, cut there."""
         name = _clean(name[:99])
-        text, width = name + rest, self.width(name + rest) + 2 * self.pad
-        if width > most:
-            text, width = name, self.width(name) + 2 * self.pad
-        tile = _row(colour, most)[:, :width].repeat(self.height, axis=0)
+        text = name + rest if self.width(name + rest) + 2 * self.pad <= most else name
+        return self.tile(text, colour, most)
+
+    def tile(self, text: str, colour: Bgr, most: int) -> Image:
+        """A picture of `text` on a ground of that colour, cut where it is wider than `most` pixels."""
+        tile = _row(colour, most)[:, : self.width(text) + 2 * self.pad].repeat(self.height, axis=0)
         self.write(tile, text, (self.pad, self.size), ink(colour))
         return tile
 

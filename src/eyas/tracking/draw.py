@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from eyas.annotate import draw, draw_objects, object_colours
+from eyas.annotate import draw, draw_objects, object_colours, thickness
 from eyas.results import Detections
 from eyas.skeleton import SHIFT, fixed_point
 from eyas.types import Frame, Image
@@ -63,7 +63,7 @@ class Painter:
             return draw(image, found, labels=self._labels, colour_by="track")
         mine = image is not frame.image and found.mask is None  # copied from a GPU; masks also need what is under them
         picture = image if mine else image.copy()
-        width = max(1, round(1 + min(image.shape[:2]) / 500))
+        width = thickness(image.shape[:2])
         self._remember(frame, found, (APART * width) << SHIFT)
         for i, colour in zip(_ids(found), object_colours(found, "track"), strict=True):
             trail = self._trails[i]

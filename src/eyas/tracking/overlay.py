@@ -96,6 +96,4 @@ def _arrow(picture: Image, points: NDArray[np.float64], width: int) -> None:
 def _label(pen: Pen, name: str, counts: str, most: int) -> Image:
     """Black on white, at most `most` pixels wide."""
     text = pen.shortened(name, f": {counts}", most - 2 * pen.pad)
-    tile = np.full((pen.height, pen.width(text) + 2 * pen.pad, 3), WHITE, np.uint8)
-    pen.write(tile, text, (pen.pad, pen.size), BLACK)
-    return tile[:, :most]
+    return pen.tile(text, WHITE, most)
